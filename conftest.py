@@ -1,0 +1,27 @@
+"""Options and fixtures of every test suite in the workspace."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Register the workspace's own options, once for all members."""
+    parser.addoption(
+        "--parity-root",
+        default=None,
+        metavar="DIR",
+        help="run the parity tests on the recorded numbers under DIR instead of the project's own copy",
+    )
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real data sets named by PRUNELAB_DATA; the test is skipped where it is unset."""
+    root = os.environ.get("PRUNELAB_DATA")
+    if not root:
+        pytest.skip("needs real data: PRUNELAB_DATA is not set")
+    return Path(root)

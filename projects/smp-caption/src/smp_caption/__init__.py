@@ -1,0 +1,1 @@
+"""Supermask pruning of image captioning models."""
