@@ -1,0 +1,284 @@
+"""Small helpers for every other module: safe writing, plain reading, foreign pickles, sizes for people."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import importlib
+import json
+import os
+import pickle
+import re
+import shutil
+import threading
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any, TypeAlias
+
+from prunelab.errors import UserError
+
+StrPath: TypeAlias = str | os.PathLike[str]
+
+NUMPY_ARRAYS = frozenset(
+    {
+        ("numpy", "dtype"),
+        ("numpy", "ndarray"),
+        ("numpy._core.multiarray", "_reconstruct"),
+        ("numpy._core.multiarray", "scalar"),
+        ("numpy._core.numeric", "_frombuffer"),
+        ("_codecs", "encode"),
+    }
+)
+"""What a pickle of plain NumPy arrays names; add it to the allow-list of `restricted_load`."""
+
+_PLAIN = frozenset(
+    {
+        ("builtins", "set"),
+        ("builtins", "frozenset"),
+        ("builtins", "bytearray"),
+        ("builtins", "complex"),
+        ("_codecs", "encode"),
+    }
+)
+"""Names that old protocols write for plain data."""
+
+_RENAMED = {"__builtin__": "builtins", "copy_reg": "copyreg"}
+"""Modules that Python 2 knew by another name."""
+
+_FULL_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def _system_error(error: BaseException) -> OSError | None:
+    """The operating system's error behind ``error``; libraries in Rust put its number into their message."""
+    if isinstance(error, OSError):
+        return error
+    found = re.search(r"\(os error (\d+)\)", str(error))
+    return OSError(int(found[1]), os.strerror(int(found[1]))) if found else None
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Turn what the operating system says about a failed write of ``path`` into one line for the user.
+
+    Errors that name a file elsewhere (the caller was reading something) are none of ours and pass.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        system = _system_error(error)
+        names_another = system is not None and system.filename and path.name not in str(system.filename)
+        if system is None or (names_another and system.errno not in _FULL_DISK):
+            raise
+        hint = " (free some space or choose another folder)" if system.errno in _FULL_DISK else ""
+        kept = "; what was there before is unchanged" if path.exists() else ""
+        raise UserError(f"{path}: cannot be written: {system.strerror}{hint}{kept}") from error
+
+
+def _sync_folder(folder: Path) -> None:
+    """Flush a rename to the disk; file systems that cannot do this are left alone."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+@contextlib.contextmanager
+def atomic_write(path: StrPath, mode: str = "wb", *, encoding: str | None = None) -> Iterator[IO[Any]]:
+    """Open a file that appears under ``path`` complete or not at all.
+
+    Writes go to a temporary file of the same folder, which is flushed to the disk and then renamed. If
+    anything fails, the temporary file is removed and a file that was there before stays as it was. Missing
+    parent folders are made.
+
+    Args:
+        path: The file to (over)write.
+        mode: ``"wb"`` or ``"w"`` (text, UTF-8 unless ``encoding`` says otherwise).
+        encoding: Text encoding.
+
+    Raises:
+        UserError: The disk is full, or the file cannot be written for another reason of the operating system.
+    """
+    target = Path(path)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}-{threading.get_ident()}.tmp")
+    if "b" not in mode:
+        encoding = encoding or "utf-8"
+    with _writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(temporary, mode, encoding=encoding) as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, target)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            raise
+        _sync_folder(target.parent)
+
+
+def _staging(target: Path) -> tuple[Path, Path]:
+    """The two hidden neighbours of a folder that is being replaced: the new one and the old one."""
+    return target.with_name(f".{target.name}.new"), target.with_name(f".{target.name}.old")
+
+
+def recover_folder(path: StrPath) -> None:
+    """Undo an `atomic_folder` that was killed between its two renames: bring the old folder back."""
+    target = Path(path)
+    _, old = _staging(target)
+    if old.is_dir() and not target.exists():
+        os.replace(old, target)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: StrPath) -> Iterator[Path]:
+    """Fill a temporary folder that takes the place of ``path`` when the block ends well.
+
+    One writer at a time. What a killed writer left behind is removed by the next one; if it was killed
+    between the two renames, `recover_folder` (called here and by the readers) brings the earlier folder back.
+
+    Raises:
+        UserError: The disk is full, or the folder cannot be written; the earlier folder is unchanged.
+    """
+    target = Path(path)
+    new, old = _staging(target)
+    with _writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        recover_folder(target)
+        shutil.rmtree(new, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+        new.mkdir()
+        try:
+            yield new
+            for file in new.rglob("*"):
+                if file.is_file():
+                    _sync_file(file)
+            if target.exists():
+                os.replace(target, old)
+            os.replace(new, target)
+        except BaseException:
+            shutil.rmtree(new, ignore_errors=True)
+            recover_folder(target)
+            raise
+        _sync_folder(target.parent)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _sync_file(path: Path) -> None:
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+
+
+def read_json(path: StrPath) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        UserError: The file is missing, is not UTF-8, or is not JSON (line and column of the first fault).
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not a JSON text file: byte {error.start} is not UTF-8") from error
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"{path}: broken JSON at line {error.lineno}, column {error.colno}: {error.msg}"
+        ) from error
+
+
+def write_json(path: StrPath, data: Any, *, indent: int | None = 2) -> None:
+    """Write plain data as JSON, atomically (`atomic_write`); the text ends in a newline."""
+    text = json.dumps(data, indent=indent, ensure_ascii=False)  # before the file is touched: may raise
+    with atomic_write(path, "w") as file:
+        file.write(text + "\n")
+
+
+def sha256_file(path: StrPath) -> str:
+    """The SHA-256 of a file's bytes, as 64 hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def human_bytes(count: float) -> str:
+    """A size for people, in decimal units: ``999 B``, ``1.55 MB``, ``213 MB``."""
+    return _human(count, ("B", "kB", "MB", "GB", "TB", "PB"), " ")
+
+
+def human_count(count: float) -> str:
+    """A number for people: ``950``, ``53.5 M``, ``1.81 G``."""
+    return _human(count, ("", "k", "M", "G", "T", "P"), " ").rstrip()
+
+
+def _human(value: float, units: tuple[str, ...], space: str) -> str:
+    """Three significant digits with the unit that leaves fewer than four digits before the point."""
+    number, place = float(value), 0
+    # 999.5 would be rounded to four digits: move on to the next unit instead
+    while abs(number) >= 999.5 and place < len(units) - 1:
+        number, place = number / 1000, place + 1
+    if place == 0 and number == int(number):
+        return f"{int(number)}{space}{units[0]}"
+    digits = 2 if abs(number) < 9.995 else 1 if abs(number) < 99.95 else 0
+    return f"{number:.{digits}f}{space}{units[place]}"
+
+
+class _RestrictedUnpickler(pickle.Unpickler):
+    """An unpickler that resolves the names of an allow-list and nothing else."""
+
+    def __init__(self, file: IO[bytes], allow: Mapping[tuple[str, str], Any], encoding: str) -> None:
+        super().__init__(file, fix_imports=True, encoding=encoding)
+        self._allow = allow
+
+    def find_class(self, module_name: str, global_name: str, /) -> Any:
+        module_name = _RENAMED.get(module_name, module_name)
+        # NumPy 2 moved `numpy.core` to `numpy._core`; files written before that name the old place
+        if module_name == "numpy.core" or module_name.startswith("numpy.core."):
+            module_name = "numpy._core" + module_name.removeprefix("numpy.core")
+        key = (module_name, global_name)
+        if key not in self._allow and key not in _PLAIN:
+            raise _Refused(f"{module_name}.{global_name}")
+        stand_in = self._allow.get(key)
+        return getattr(importlib.import_module(module_name), global_name) if stand_in is None else stand_in
+
+
+class _Refused(Exception):
+    """A pickle names something that is not on the allow-list."""
+
+
+def restricted_load(
+    path: StrPath,
+    allow: Collection[tuple[str, str]] | Mapping[tuple[str, str], Any] = (),
+    *,
+    encoding: str = "ASCII",
+) -> Any:
+    """Read a foreign pickle without running what it names.
+
+    Plain data (numbers, strings, bytes, lists, tuples, dicts, sets) needs no allow-list. Every class or
+    function that the file names must be on the list; the file is refused at the first one that is not, before
+    anything of that name is imported.
+
+    Args:
+        path: The pickle.
+        allow: Pairs (module, name), e.g. ``{("collections", "defaultdict")} | NUMPY_ARRAYS``; a mapping gives
+            a stand-in for each pair (``None``: the real thing), for classes that are not installed.
+        encoding: How Python 2 strings are read: ``"latin1"`` for NumPy arrays, ``"bytes"`` for CIFAR batches.
+
+    Raises:
+        UserError: The file is missing, is not a whole pickle, or names something that is not allowed.
+    """
+    allowed = dict(allow) if isinstance(allow, Mapping) else dict.fromkeys(allow)
+    try:
+        with open(path, "rb") as file:
+            return _RestrictedUnpickler(file, allowed, encoding).load()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+    except _Refused as error:
+        names = ", ".join(sorted(f"{module}.{name}" for module, name in allowed)) or "plain data only"
+        raise UserError(f"{path}: refused: the pickle names {error}; allowed: {names}") from error
+    except Exception as error:  # a broken pickle may raise almost anything
+        raise UserError(f"{path}: not a readable pickle ({type(error).__name__}: {error})") from error
