@@ -1,7 +1,7 @@
 """The scripts that several projects declare: which project is meant?
 
-Every project has a ``train``, a ``test`` and a ``demo``. In one environment the script installed last would win,
-so each of these names points here in every project's ``[project.scripts]``::
+Every project has a ``train``, a ``test`` and a ``demo``. In one environment the last one installed would win, so
+each of these names points here in every project's ``[project.scripts]``::
 
     train = "prunelab.launch:train"
 
@@ -45,7 +45,7 @@ def __getattr__(name: str) -> Callable[[], None]:
 
 
 def start(script: str) -> None:
-    """Run ``main()`` of ``script`` in the project that is meant; one line and exit code 2 where that is unclear."""
+    """Run ``main()`` of ``script`` in the project that is meant; in doubt, one line and exit code 2."""
     try:
         project = which_project(script)
     except UserError as error:
@@ -79,7 +79,8 @@ def which_project(script: str) -> str:
         return installed[0]
     raise UserError(
         f"which {script!r} is meant? {', '.join(installed)} are installed: say "
-        f"`uv run --package NAME {script}`, or set {ENVIRONMENT_VARIABLE}=NAME, or start it inside the project's folder"
+        f"`uv run --package NAME {script}`, or set {ENVIRONMENT_VARIABLE}=NAME, "
+        "or start it inside the project's folder"
     )
 
 
