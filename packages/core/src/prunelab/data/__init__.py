@@ -1,1 +1,1 @@
-"""Data: loaders with stateless randomness, caption readers, features, the feature store and the embedded sets."""
+"""Data: loaders with stateless randomness, caption readers, features and their store, the embedded sets."""

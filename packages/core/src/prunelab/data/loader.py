@@ -1,4 +1,4 @@
-"""A DataLoader whose batches do not depend on the number of workers, on other loaders, or on where the run was resumed."""
+"""A loader whose batches do not depend on workers, on other loaders, or on where a run was resumed."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class SizedDataset(Protocol):
 
 
 class _Failure:
-    """A user's mistake found in a worker; carried home as data, since an exception would arrive as a long traceback."""
+    """A user's mistake found in a worker; carried home as data, since an exception brings a traceback."""
 
     def __init__(self, message: str) -> None:
         self.message = message
@@ -45,7 +45,7 @@ class _SeededBatches:
         samples = []
         for key in keys:
             seed_sources(derive(self.seed, "sample", *key))
-            samples.append(self.dataset[key.index])
+            samples.append(self.dataset[key.sample])
         seed_sources(derive(self.seed, "collate", *keys[0]))
         return self.collate(samples)
 
@@ -82,8 +82,8 @@ class Loader:
 
     def _start(self) -> Iterator[Any]:
         with warnings.catch_warnings():
-            # More workers than cores is the user's choice, and Python >= 3.12 warns of every fork beside a thread:
-            # the workers use no thread of their parent.
+            # More workers than cores is the user's choice, and Python >= 3.12 warns of every fork beside a
+            # thread: the workers use no thread of their parent.
             warnings.filterwarnings("ignore", message="This DataLoader will create", category=UserWarning)
             warnings.filterwarnings("ignore", message=".*multi-threaded.*fork", category=DeprecationWarning)
             return iter(self._loader)
@@ -116,8 +116,8 @@ def make_loader(
 ) -> Loader:
     """Make a loader over ``dataset``; see `EpochSampler` for how ranks share the samples.
 
-    ``dataset[index]`` and ``collate(list of samples)`` may draw from ``random``, ``numpy.random`` and torch's CPU
-    generator: they are seeded for each sample and each batch, and their surrounding states are left untouched.
+    ``dataset[index]`` and ``collate(list of samples)`` may draw from ``random``, ``numpy.random`` and torch's
+    CPU generator: they are seeded for each sample and each batch, and the states around are left alone.
     Workers live on between epochs, so what a data set caches in memory stays.
     """
     with warnings.catch_warnings():
@@ -134,7 +134,7 @@ def make_loader(
         )
         fork = sys.platform == "linux" and "fork" in multiprocessing.get_all_start_methods()
         loader = DataLoader(
-            _SeededBatches(dataset, collate, seed),  # pyright: ignore[reportArgumentType] - fetches by __getitems__
+            _SeededBatches(dataset, collate, seed),  # pyright: ignore[reportArgumentType] - makes whole batches
             batch_sampler=sampler,  # pyright: ignore[reportArgumentType] - keys instead of numbers
             collate_fn=_as_it_is,
             num_workers=workers,

@@ -1,8 +1,8 @@
-"""Which sample comes when: a sampler that is a pure function of (seed, epoch), and random numbers that are one of the key.
+"""Which sample comes when, and with which random numbers.
 
-Nothing here remembers a random state. The order of an epoch depends on (seed, epoch) alone, a sample's random numbers
-on (seed, epoch, index, draw), a batch's on its first key; so a run may use any number of workers, evaluate whenever it
-likes, be killed and resumed, and sees the same bits.
+Nothing here remembers a random state. The order of an epoch depends on (seed, epoch) alone, a sample's random
+numbers on (seed, epoch, sample, draw), a batch's on its first key; so a run may use any number of workers,
+evaluate whenever it likes, be killed and resumed, and sees the same bits.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class SampleKey(NamedTuple):
     """Names one use of one sample: the only thing that its random numbers depend on, besides the seed."""
 
     epoch: int
-    index: int
+    sample: int
     """Position in the data set."""
     draw: int
     """How often this sample has been used before in this epoch."""
@@ -35,7 +35,7 @@ def seed_sources(seed: int) -> None:
     The generators of accelerators are left alone: data is prepared on the CPU.
     """
     random.seed(derive(seed, "python"))
-    np.random.seed(derive(seed, "numpy") & 0xFFFFFFFF)  # noqa: NPY002 - the global state that transforms may draw from
+    np.random.seed(derive(seed, "numpy") & 0xFFFFFFFF)  # noqa: NPY002 - transforms draw from it
     torch.default_generator.manual_seed(derive(seed, "torch"))
 
 
@@ -54,13 +54,14 @@ def surroundings_restored() -> Iterator[None]:
 class EpochSampler:
     """Yields the batches of one epoch, as lists of `SampleKey`, from `position` on.
 
-    Training (``shuffle`` or ``drop_last``): one global batch of ``batch_size * world_size`` keys a step, cut into one
-    run of neighbours a rank, so every rank gets equally many batches and the sequence of global batches does not
-    depend on the number of ranks. A short last batch is dropped (``drop_last``) or shared out evenly; fewer keys
-    than ranks are dropped.
+    Training (``shuffle`` or ``drop_last``): one global batch of ``batch_size * world_size`` keys a step, cut
+    into one run of neighbours a rank, so every rank gets equally many batches and the sequence of global
+    batches does not depend on the number of ranks. A short last batch is dropped (``drop_last``) or shared
+    out evenly; fewer keys than ranks are dropped.
 
-    Evaluation (neither): the batches of a single process are dealt out to the ranks in turn, so every sample comes
-    exactly once for every size and number of ranks, in the very batches of a single process. A rank may get none.
+    Evaluation (neither): the batches of a single process are dealt out to the ranks in turn, so every sample
+    comes exactly once for every size and number of ranks, in the very batches of a single process. A rank may
+    get none.
 
     Args:
         size: number of samples N.
@@ -110,12 +111,12 @@ class EpochSampler:
         return whole + (not self.drop_last and rest >= self.world_size)
 
     def set_epoch(self, epoch: int) -> None:
-        """Go to an epoch's beginning; the present epoch keeps its position (so that a resumed epoch goes on)."""
+        """Go to an epoch's beginning; the present one keeps its position, so that a resumed epoch goes on."""
         if epoch != self.epoch:
             self.epoch, self.position = epoch, 0
 
     def advance(self) -> None:
-        """Count one batch as consumed. The consumer calls it: workers fetch ahead, so what was yielded says nothing."""
+        """Count one batch as consumed; called by the consumer, since workers fetch ahead of it."""
         self.position += 1
 
     def order(self) -> list[SampleKey]:
@@ -163,10 +164,13 @@ class EpochSampler:
         """Go on where the state was taken.
 
         Raises:
-            UserError: the data, the batch size or the seed differ, so that the position would mean something else.
+            UserError: the data, the batch size or the seed differ, so that the position would mean something
+                else.
         """
         saved, ours = state["order"], self._identity()
         for name, value in ours.items():
             if saved.get(name) != value:
-                raise UserError(f"cannot resume: data order's {name} was {saved.get(name)} and is now {value}")
+                raise UserError(
+                    f"cannot resume: data order's {name} was {saved.get(name)} and is now {value}"
+                )
         self.epoch, self.position = int(state["epoch"]), int(state["position"])

@@ -1,0 +1,276 @@
+"""Pictures with captions: Karpathy split files, COCO annotation files, a list of one's own, or a bare folder.
+
+A list of one's own is the file ``captions.json`` beside (or above) the pictures::
+
+    [{"image": "holiday/beach.jpg", "captions": ["a dog on a beach", "a brown dog runs"], "split": "train"},
+    ...]
+
+``split`` (train, val, test) and ``id`` (a whole number; default: the place in the list, from 0) may be left
+out. Where no entry names a split, of each ten entries the ninth goes to val and the tenth to test.
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from prunelab.data import coco
+from prunelab.errors import UserError
+from prunelab.util import StrPath, read_json
+
+PICTURE_ENDINGS = (".jpg", ".jpeg", ".png")
+"""Files that count as pictures in a folder."""
+
+_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionRecord:
+    """One picture and its captions."""
+
+    image_id: int
+    """Names the picture's features and its entry in result files."""
+    file: str
+    """The picture, relative to the data set's folder, with ``/`` (or absolute, in a list of one's own)."""
+    path: Path
+    """The picture."""
+    split: str
+    """train, val or test."""
+    references: tuple[str, ...]
+    """Captions as tokens joined by blanks: lower case, no punctuation."""
+    raw: tuple[str, ...]
+    """Captions as written."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionSet:
+    """The pictures of a data set, in the order of its file."""
+
+    source: Path
+    """The file (or the folder of pictures) that was read."""
+    records: tuple[CaptionRecord, ...]
+    """All pictures."""
+
+    def split(self, name: str) -> list[CaptionRecord]:
+        """The pictures of one split, in order.
+
+        Raises:
+            UserError: there are none.
+        """
+        chosen = [record for record in self.records if record.split == name]
+        if not chosen:
+            found = ", ".join(sorted({record.split for record in self.records}))
+            raise UserError(f"{self.source}: no picture in the split {name!r}; found {found}")
+        return chosen
+
+    def check_pictures(self, count: int = 5) -> None:
+        """Look whether a few pictures of each split exist, the first and the last among them.
+
+        Raises:
+            UserError: one is missing.
+        """
+        for split in coco.SPLITS:
+            chosen = [record for record in self.records if record.split == split]
+            places = (
+                {round(k * (len(chosen) - 1) / max(1, count - 1)) for k in range(count)} if chosen else ()
+            )
+            for place in sorted(places):
+                if not chosen[place].path.is_file():
+                    raise UserError(
+                        f"{chosen[place].path}: picture is missing, though {self.source} names it"
+                    )
+
+
+def words(caption: str) -> str:
+    """A caption as tokens joined by blanks, as Karpathy's files have it: lower case, punctuation left out."""
+    return " ".join(caption.lower().translate(_NO_PUNCTUATION).split())
+
+
+def _inside(file: str, where: str, *, absolute: bool = False) -> str:
+    """A picture's path from a file, if it does not lead out of the data set's folder."""
+    path = PurePosixPath(file)
+    if not file or ".." in path.parts or (path.is_absolute() and not absolute):
+        raise UserError(f"{where}: picture is {file!r}; expected a path inside the data set's folder")
+    return str(path)
+
+
+def _karpathy(data: Any, source: Path, root: Path) -> Iterator[CaptionRecord]:
+    """Karpathy's layout; ``filepath`` defaults to ``images``."""
+    for number, image in enumerate(data["images"]):
+        where = f"{source}: image {number}"
+        folder = coco.field(image, "filepath", str, where) if "filepath" in image else "images"
+        file = _inside(f"{folder}/{coco.field(image, 'filename', str, where)}", where)
+        pairs = coco.sentences(image, where)
+        yield CaptionRecord(
+            image_id=coco.karpathy_id(image, where),
+            file=file,
+            path=root / file,
+            split=coco.split_name(coco.field(image, "split", str, where), where),
+            references=tuple(tokens for tokens, _ in pairs),
+            raw=tuple(raw for _, raw in pairs),
+        )
+
+
+def _annotations(data: Any, source: Path, root: Path) -> Iterator[CaptionRecord]:
+    """A COCO annotation file, ``captions_<folder>.json``: its name tells split and folder of pictures."""
+    name = source.stem.removeprefix("captions_")
+    split = next((s for s in ("val", "test") if name.startswith(s)), "train")
+    captions: dict[int, list[str]] = {}
+    for number, entry in enumerate(data["annotations"]):
+        where = f"{source}: annotation {number}"
+        image_id = coco.field(entry, "image_id", int, where)
+        captions.setdefault(image_id, []).append(coco.field(entry, "caption", str, where))
+    images = coco.field(data, "images", list, str(source))
+    first = str(images[0].get("file_name", "")) if images and isinstance(images[0], dict) else ""
+    folder = next((f for f in (name, "images", "") if first and (root / f / first).is_file()), name)
+    for number, image in enumerate(images):
+        where = f"{source}: image {number}"
+        image_id = coco.field(image, "id", int, where)
+        file = _inside(str(PurePosixPath(folder, coco.field(image, "file_name", str, where))), where)
+        raw = tuple(captions.get(image_id, ()))
+        yield CaptionRecord(
+            image_id=image_id,
+            file=file,
+            path=root / file,
+            split=split,
+            references=tuple(map(words, raw)),
+            raw=raw,
+        )
+
+
+def _own(data: Any, source: Path, root: Path) -> Iterator[CaptionRecord]:
+    """A list of one's own (see the top of this file)."""
+    named = any(isinstance(entry, dict) and "split" in entry for entry in data)
+    for number, entry in enumerate(data):
+        where = f"{source}: entry {number}"
+        file = _inside(coco.field(entry, "image", str, where), where, absolute=True)
+        usual = "train" if named else {8: "val", 9: "test"}.get(number % 10, "train")
+        raw = tuple(coco.captions_of(entry, where))
+        yield CaptionRecord(
+            image_id=coco.field(entry, "id", int, where) if "id" in entry else number,
+            file=file,
+            path=root / file,
+            split=coco.split_name(entry.get("split", usual), where),
+            references=tuple(map(words, raw)),
+            raw=raw,
+        )
+
+
+_READERS = {"karpathy": _karpathy, "annotations": _annotations, "own": _own}
+
+
+def read_captions(path: StrPath, *, root: StrPath | None = None) -> CaptionSet:
+    """Read one caption file of any known kind.
+
+    Args:
+        path: the JSON file.
+        root: the folder that its picture names start from; default: the file's own (for a file in
+            ``annotations/``, the folder above).
+
+    Raises:
+        UserError: the file cannot be read or is of another kind, an entry is wrong, or two pictures share an
+            id.
+    """
+    source = Path(path)
+    if root is None:
+        root = source.parent.parent if source.parent.name == "annotations" else source.parent
+    data = read_json(source)
+    kind = coco.kind_of(data, source)
+    if kind not in _READERS:
+        raise UserError(
+            f"{source}: holds predictions (a list of 'image_id' and 'caption'); expected a data set"
+        )
+    return _checked(source, list(_READERS[kind](data, source, Path(root))))
+
+
+def _checked(source: Path, records: Sequence[CaptionRecord]) -> CaptionSet:
+    seen: dict[int, str] = {}
+    for record in records:
+        if record.image_id in seen:
+            raise UserError(
+                f"{source}: image id {record.image_id} belongs to {seen[record.image_id]!r} and to "
+                f"{record.file!r}; expected a different id for each picture"
+            )
+        seen[record.image_id] = record.file
+    if not records:
+        raise UserError(f"{source}: names no picture")
+    return CaptionSet(source=source, records=tuple(records))
+
+
+def _candidates(folder: Path) -> list[Path]:
+    """The caption files of a data set's folder; those of the first layout that is there."""
+    layouts = ("dataset_coco.json", "dataset_*.json", "captions.json", "annotations/captions_*.json")
+    for pattern in (*layouts, "captions_*.json"):
+        found = sorted(folder.glob(pattern))
+        if found:
+            return found
+    return []
+
+
+def open_captions(path: StrPath, *, json_name: str | None = None, check: int = 5) -> CaptionSet:
+    """Read a data set of pictures with captions from its folder or its JSON file.
+
+    In a folder, these are looked for in turn: ``dataset_coco.json``, any one ``dataset_*.json`` (Karpathy's
+    layout), ``captions.json`` (a list of one's own), ``captions_*.json`` here or in ``annotations/`` (COCO's;
+    all of them together make the set).
+
+    Args:
+        path: the folder or file.
+        json_name: the file in the folder, where it is known.
+        check: how many pictures of each split must be there; 0: none (features are enough for training).
+
+    Raises:
+        UserError: nothing is found, or more than one file may be meant, or a file or picture is wrong or
+            missing.
+    """
+    place = Path(path)
+    if place.is_dir():
+        files = [place / json_name] if json_name else _candidates(place)
+        if not files:
+            raise UserError(
+                f"{place}: no caption file found; expected dataset_*.json, captions.json or captions_*.json"
+            )
+        if len(files) > 1 and not files[0].name.startswith("captions_"):
+            names = ", ".join(file.name for file in files)
+            raise UserError(f"{place}: holds {names}; expected one of them to be given as the data set")
+    else:
+        files = [place]
+    if not files[0].is_file():
+        raise UserError(f"{files[0]}: no such file; expected a data set's folder or its caption file (JSON)")
+    sets = [read_captions(file) for file in files]
+    joined = sets[0] if len(sets) == 1 else _checked(place, [r for s in sets for r in s.records])
+    if check:
+        joined.check_pictures(check)
+    return joined
+
+
+def open_pictures(folder: StrPath, *, split: str = "test") -> CaptionSet:
+    """The pictures of a folder (not of the folders in it), by name, without captions.
+
+    Ids come from COCO's file names where all names are of that form, else they count from 0.
+
+    Raises:
+        UserError: there is no such folder, or no picture in it.
+    """
+    place = Path(folder)
+    if not place.is_dir():
+        raise UserError(f"{place}: no such folder; expected a folder of pictures")
+    paths = sorted(p for p in place.iterdir() if p.suffix.lower() in PICTURE_ENDINGS)
+    if not paths:
+        raise UserError(f"{place}: no picture found; expected files ending in {', '.join(PICTURE_ENDINGS)}")
+    try:
+        ids = [coco.id_from_name(p.name, str(place)) for p in paths]
+    except UserError:
+        ids = list(range(len(paths)))
+    if len(set(ids)) < len(ids):
+        ids = list(range(len(paths)))
+    return CaptionSet(
+        source=place,
+        records=tuple(
+            CaptionRecord(image_id=i, file=p.name, path=p, split=split, references=(), raw=())
+            for i, p in zip(ids, paths, strict=True)
+        ),
+    )

@@ -1,0 +1,45 @@
+"""Reading a picture file safely."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from prunelab.errors import UserError
+from prunelab.util import StrPath
+
+FORMATS = ("JPEG", "MPO", "PNG")
+"""File formats that are opened, told by content; MPO is what some cameras write under ``.jpg``."""
+
+
+def read_picture(path: StrPath) -> Image.Image:
+    """Read a JPEG or PNG file as an RGB picture, turned as its EXIF orientation says.
+
+    Raises:
+        UserError: the file is missing, is no JPEG or PNG, is cut off or damaged, or is too large to be a
+            picture.
+    """
+    file = Path(path)
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns of more than 89 million pixels and refuses twice as many: we refuse both.
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            warnings.filterwarnings(
+                "ignore", category=UserWarning
+            )  # odd metadata does not concern the pixels
+            with Image.open(file, formats=FORMATS) as image:
+                return ImageOps.exif_transpose(image).convert("RGB")
+    except FileNotFoundError as error:
+        raise UserError(f"{file}: no such picture") from error
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise UserError(
+            f"{file}: picture is too large; expected at most {Image.MAX_IMAGE_PIXELS} pixels"
+        ) from error
+    except UnidentifiedImageError as error:
+        raise UserError(f"{file}: not a picture; expected a JPEG or PNG file") from error
+    except (OSError, SyntaxError, ValueError) as error:
+        raise UserError(
+            f"{file}: picture is damaged or cut off ({error}); expected a whole JPEG or PNG file"
+        ) from error
