@@ -4,6 +4,7 @@ The names below are the package's front; `prunelab.mask.packed` holds the file f
 """
 
 from prunelab.mask.convert import apply_masks, assign, convert, strip
+from prunelab.mask.criteria import magnitude, prune_smallest, snip
 from prunelab.mask.layers import (
     Masked,
     MaskedConv2d,
@@ -19,29 +20,52 @@ from prunelab.mask.layers import (
     use_samples,
     weights_of,
 )
+from prunelab.mask.sparsity import (
+    GradualSchedule,
+    SparsityLoss,
+    active,
+    anneal_rate,
+    average,
+    nnz,
+    per_mask_sparsity,
+    sparsity_loss,
+    total_sparsity,
+)
 from prunelab.mask.supermask import MASK_SUFFIX, MaskSpec, masked_weight, round_mask, sample_mask
 
 __all__ = [
     "MASK_SUFFIX",
+    "GradualSchedule",
     "MaskSpec",
     "Masked",
     "MaskedConv2d",
     "MaskedEmbedding",
     "MaskedLSTMCell",
     "MaskedLinear",
+    "SparsityLoss",
+    "active",
+    "anneal_rate",
     "apply_masks",
     "assign",
+    "average",
     "convert",
     "draw_once",
     "freeze",
     "in_scope",
+    "magnitude",
     "masked_layers",
     "masked_weight",
     "masks",
+    "nnz",
     "parse_scope",
+    "per_mask_sparsity",
+    "prune_smallest",
     "round_mask",
     "sample_mask",
+    "snip",
+    "sparsity_loss",
     "strip",
+    "total_sparsity",
     "use_samples",
     "weights_of",
 ]
