@@ -117,8 +117,7 @@ def broadcast_object(value: T, source: int = 0) -> T:
 
 
 def reduce_max(values: Sequence[int]) -> list[int]:
-    """The element-wise maximum of a short list of whole numbers over all ranks; lists must be equally
-    long."""
+    """The element-wise maximum over all ranks of a short list of whole numbers, equally long on each."""
     if world_size() == 1:
         return list(values)
     message = torch.tensor(values, dtype=torch.int64)
@@ -168,8 +167,7 @@ def broadcast_module(module: Module) -> None:
 
 
 def sync_buffers(module: Module) -> None:
-    """Make the buffers of ``module`` equal on all ranks: the mean of floating-point ones, rank 0's of the
-    others.
+    """Make the buffers of ``module`` equal on all ranks: the mean where floating-point, else rank 0's.
 
     Meant for running statistics, before evaluation and saving. Equal buffers (masks) keep their exact bits:
     single precision and below is averaged in double precision.

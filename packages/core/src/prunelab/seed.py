@@ -1,5 +1,4 @@
-"""Seeds: one number derived from another and a path of names, all generators set at once, their states as
-data."""
+"""Seeds: one derived from another by a path of names, all generators set at once, their states as data."""
 
 from __future__ import annotations
 
@@ -21,8 +20,8 @@ def derive(seed: int, *keys: int | str) -> int:
 
     Args:
         seed: the run's seed.
-        keys: a path of whole numbers and strings; ``1`` and ``"1"`` differ, and so do ``("ab",)`` and ``("a",
-            "b")``.
+        keys: a path of whole numbers and strings; ``1`` and ``"1"`` differ, and so do ``"ab"`` and
+            ``"a", "b"``.
 
     Returns:
         A whole number in [0, 2**63).
