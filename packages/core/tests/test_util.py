@@ -23,6 +23,7 @@ from prunelab.util import (
     atomic_write,
     human_bytes,
     human_count,
+    human_seconds,
     read_json,
     recover_folder,
     restricted_load,
@@ -199,6 +200,25 @@ def test_sha256_is_the_published_one(tmp_path: Path) -> None:
 def test_sizes_are_short(value: float, size: str, count: str) -> None:
     assert human_bytes(value) == size
     assert human_count(value) == count
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0 s"),
+        (8.3e-7, "830 ns"),
+        (0.00125, "1.25 ms"),
+        (0.0123456, "12.3 ms"),
+        (4, "4.00 s"),
+        (0.9996, "1.00 s"),
+        (45.64, "45.6 s"),
+        (125.2, "2 min 05 s"),
+        (3599.7, "1 h 00 min"),
+        (11220, "3 h 07 min"),
+    ],
+)
+def test_durations_are_short(seconds: float, text: str) -> None:
+    assert human_seconds(seconds) == text
 
 
 @given(st.floats(1, 9.9e17))

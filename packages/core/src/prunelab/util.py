@@ -207,24 +207,41 @@ def sha256_file(path: StrPath) -> str:
 
 def human_bytes(count: float) -> str:
     """A size for people, in decimal units: ``999 B``, ``1.55 MB``, ``213 MB``."""
-    return _human(count, ("B", "kB", "MB", "GB", "TB", "PB"), " ")
+    return _human(count, ("B", "kB", "MB", "GB", "TB", "PB"))
 
 
 def human_count(count: float) -> str:
     """A number for people: ``950``, ``53.5 M``, ``1.81 G``."""
-    return _human(count, ("", "k", "M", "G", "T", "P"), " ").rstrip()
+    return _human(count, ("", "k", "M", "G", "T", "P")).rstrip()
 
 
-def _human(value: float, units: tuple[str, ...], space: str) -> str:
+def human_seconds(seconds: float) -> str:
+    """A duration for people: ``830 ns``, ``1.25 ms``, ``45.6 s``, ``2 min 05 s``, ``3 h 07 min``."""
+    if abs(seconds) >= 3599.5:
+        minutes = round(seconds / 60)
+        return f"{minutes // 60} h {minutes % 60:02d} min"
+    if abs(seconds) >= 99.95:
+        whole = round(seconds)
+        return f"{whole // 60} min {whole % 60:02d} s"
+    for unit, scale in (("s", 1.0), ("ms", 1e3), ("µs", 1e6)):
+        if abs(seconds) * scale >= 0.9995:
+            return f"{_three_digits(seconds * scale)} {unit}"
+    return f"{seconds * 1e9:.0f} ns" if seconds else "0 s"
+
+
+def _human(value: float, units: tuple[str, ...]) -> str:
     """Three significant digits with the unit that leaves fewer than four digits before the point."""
     number, place = float(value), 0
     # 999.5 would be rounded to four digits: move on to the next unit instead
     while abs(number) >= 999.5 and place < len(units) - 1:
         number, place = number / 1000, place + 1
     if place == 0 and number == int(number):
-        return f"{int(number)}{space}{units[0]}"
-    digits = 2 if abs(number) < 9.995 else 1 if abs(number) < 99.95 else 0
-    return f"{number:.{digits}f}{space}{units[place]}"
+        return f"{int(number)} {units[0]}"
+    return f"{_three_digits(number)} {units[place]}"
+
+
+def _three_digits(number: float) -> str:
+    return f"{number:.{2 if abs(number) < 9.995 else 1 if abs(number) < 99.95 else 0}f}"
 
 
 class _RestrictedUnpickler(pickle.Unpickler):
