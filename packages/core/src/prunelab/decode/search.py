@@ -1,0 +1,38 @@
+"""The one entry: options in, captions out."""
+
+from __future__ import annotations
+
+import torch
+
+from prunelab.decode.beam import beam_search
+from prunelab.decode.options import DecodeOptions
+from prunelab.decode.protocol import Decoded, State, StepFunction
+from prunelab.decode.sample import Draw, greedy, sample
+
+
+def decode(
+    step: StepFunction,
+    state: State,
+    options: DecodeOptions,
+    *,
+    generator: torch.Generator | None = None,
+    draw: Draw | None = None,
+) -> Decoded:
+    """Decode with the method that the options name.
+
+    Args:
+        step: the model's step function.
+        state: what the model made of the images, one row an image.
+        options: samples where ``num_samples`` is above 0, else beams where ``beam_size`` is above 1, else
+            greedy.
+        generator: random numbers of samples.
+        draw: how samples are drawn, see `prunelab.decode.sample.sample`.
+
+    Returns:
+        The captions.
+    """
+    if options.num_samples > 0:
+        return sample(step, state, options, generator=generator, draw=draw)
+    if options.beam_size > 1:
+        return beam_search(step, state, options)
+    return greedy(step, state, options)
