@@ -1,7 +1,8 @@
 """Finding the folders of recorded numbers: their kinds, where they lie, which wait for later model families.
 
-A root is a folder of folders. What a folder holds is its kind; models of one kind differ by ``caption_model``.
-Tests import `pytest_generate_tests` from here and take a ``folder`` argument, marked with the kind they read::
+A root is a folder of folders. What a folder holds is its kind; models of a kind differ by
+``caption_model``. Tests import `pytest_generate_tests` from here and take a ``folder`` argument, marked
+with the kind they read::
 
     from .parity_roots import Folder, of_kind, pytest_generate_tests  # noqa: F401
 
