@@ -1,7 +1,7 @@
 """The scripts that several projects declare: which project is meant?
 
-Every project has a ``train``, a ``test`` and a ``demo``. In one environment the last one installed would win, so
-each of these names points here in every project's ``[project.scripts]``::
+Every project has a ``train``, a ``test`` and a ``demo``. In one environment the last one installed would win,
+so each of these names points here in every project's ``[project.scripts]``::
 
     train = "prunelab.launch:train"
 
