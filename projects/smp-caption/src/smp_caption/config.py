@@ -1,8 +1,8 @@
 """The one truth about a run of smp-caption: frozen dataclasses; `smp_caption.lowering` leads into them.
 
-Field names are those of the original's flags wherever it has one, so that a flag, a key of a YAML file and a field are
-the same word. Defaults are the original's too, with two exceptions that the Python API needs and that the command line
-takes back: the architecture, and the quirks, which are ``fixed`` here and ``faithful`` there.
+Field names are those of the original's flags wherever it has one, so that a flag, a key of a YAML file and a
+field are the same word. Defaults are the original's too, with two exceptions that the Python API needs and that
+the command line takes back: the architecture, and the quirks, which are ``fixed`` here and ``faithful`` there.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class ModelConfig:
     share_att_decoder: str | None = None
     """The same for both attentions of the decoder."""
     share_layer_encoder: tuple[int, ...] | None = None
-    """Which distinct layer stands at each depth of the encoder, for example (0, 0, 0, 1, 1, 1); None: no sharing."""
+    """Which distinct layer stands at each depth of the encoder, say (0, 0, 0, 1, 1, 1); None: no sharing."""
     share_layer_decoder: tuple[int, ...] | None = None
     """The same for the decoder."""
     no_box_trigonometric_embedding: bool = False
@@ -139,7 +139,7 @@ class DataConfig:
     """The data set, how captions become tokens, and batches."""
 
     dataset: str = "mscoco"
-    """Layout: COCO with Karpathy's split, its testing twin, ``flickr1k``, own ``captions``, or embedded ``tiny``."""
+    """``mscoco``, its testing twin, ``flickr1k``, own pictures (``captions``) or the embedded ``tiny``."""
     dataset_dir: str = ""
     """Folder of the data set; empty: the folder of the data set's name under PRUNELAB_DATA."""
     retokenize_captions: bool = False
@@ -147,7 +147,7 @@ class DataConfig:
     mscoco_online_test: bool = False
     """Train on train + val, validate on Karpathy's test, predict for the files of test2014."""
     input_att_dir: str = ""
-    """Region features, one ``.npy`` a picture, or a feature store; empty: ``bu/cocobu_att`` of the data set."""
+    """Region features: a folder of ``.npy`` or a feature store; empty: ``bu/cocobu_att`` of the data set."""
     input_fc_dir: str = ""
     """Mean features of Up-Down; empty: ``bu/cocobu_fc`` of the data set."""
     input_rel_box_dir: str = ""
@@ -253,7 +253,7 @@ class PruneConfig:
     prune_supermask_lr: float = 100.0
     """Learning rate of the mask logits."""
     prune_supermask_bypass_sigmoid_grad: bool = False
-    """Pass the gradient to a logit without the sigmoid's derivative. The original parses this flag and ignores it."""
+    """Leave the sigmoid's derivative out of a logit's gradient. The original parses this and ignores it."""
     best_sparsity_tolerance: float = 0.05
     """A checkpoint counts as best only when its nonzeros are this close to the target's, relatively."""
 
@@ -276,7 +276,7 @@ class ScstConfig:
     scst_sample: str = "random"
     """How captions are sampled."""
     scst_baseline: str = "sample"
-    """What a sampled caption's score is compared with: the greedy caption or the mean of the other samples."""
+    """What a sample's score is compared with: the greedy caption's, or the mean of the other samples'."""
     scst_cider_weight: float = 1.0
     """Weight of CIDEr-D in the reward."""
     scst_bleu_weight: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0)
@@ -387,7 +387,7 @@ class QuirksConfig:
     """Behaviours of the original that change numbers: True is the original's way, False ours."""
 
     masks_per_call: bool = False
-    """Draw every supermask anew at each call of a layer, so at each time step of an LSTM; else once a step."""
+    """Draw a supermask anew at each call of its layer, so at each time step of an LSTM; else once a step."""
     truncation_drops_eos: bool = False
     """A caption that is cut to ``max_seq_length`` loses its eos; else its last token becomes eos."""
     last_column_fed: bool = False
@@ -397,7 +397,7 @@ class QuirksConfig:
     frozen_masks_sampled: bool = False
     """Masks in ``prune_mask_freeze_scope`` are still drawn at random in training; else rounded."""
     original_decoding: bool = False
-    """Record log-probabilities of ended rows as the original does, and refuse diverse beams, which it never ran."""
+    """Record and restore ended captions as the original does; refuse diverse beams, which it never ran."""
     weight_in_run_name: bool = False
     """The run's folder of a supermask run gets the suffix ``__wg_`` with the sparsity loss's weight."""
 
@@ -437,8 +437,8 @@ class Config:
             raise UserError(f"prune_type {method} needs a pruned model: caption_model {name}_prune")
         if name in UP_DOWN and self.optim.label_smoothing > 0 and self.quirks.last_column_fed:
             raise UserError(
-                f"label_smoothing {self.optim.label_smoothing} fails with {name} in the original: the prediction has "
-                f"one column more than the target; use preset fixed or quirks.last_column_fed false"
+                f"label_smoothing {self.optim.label_smoothing} fails with {name} in the original, whose "
+                "prediction is longer than the target: use preset fixed or quirks.last_column_fed false"
             )
 
     @property
@@ -452,5 +452,5 @@ class Config:
 
     @property
     def noam_width(self) -> int:
-        """The d_model of the ``noam`` schedule; Up-Down, where the original stops with an error, takes its rnn_size."""
+        """The d_model of the ``noam`` schedule: rnn_size for Up-Down, where the original stops with an error."""
         return self.model.rnn_size if self.model.caption_model in UP_DOWN else self.model.d_model

@@ -1,7 +1,7 @@
 """Captions to token ids and back: sentencepiece models of five kinds, trained on the training captions.
 
-Kinds: ``word``, ``unigram``, ``bpe`` and ``character`` are a sentencepiece model each; ``radix`` writes the number of a
-word of the word model with digits. Ids 0 to 3 of a sentencepiece model are pad, unk, bos and eos.
+Kinds: ``word``, ``unigram``, ``bpe`` and ``character`` are a sentencepiece model each; ``radix`` writes the
+number of a word of the word model with digits. Ids 0 to 3 of a sentencepiece model are pad, unk, bos and eos.
 
 b radix base, k digits a word, N pieces of the sentencepiece model.
 """
@@ -35,7 +35,7 @@ class Tokenizer:
     Args:
         model_file: a ``.model`` file of sentencepiece.
         kind: ``word``, ``unigram``, ``bpe`` or ``character``.
-        truncation_drops_eos: a caption that is too long loses its eos, as in the original; else it ends in eos.
+        truncation_drops_eos: a caption that is cut loses its eos, as in the original; else it ends in eos.
 
     Raises:
         UserError: no such file, or not a sentencepiece model.
@@ -94,7 +94,7 @@ class Tokenizer:
         return self._cut(ids, max_seq_length)
 
     def decode(self, ids: Any) -> str:
-        """Text of ids (a list, or a tensor or array with at most one axis); pad, bos and eos leave no trace."""
+        """Text of ids (a list, tensor or array of at most one axis); pad, bos and eos leave no trace."""
         size = len(self._processor)
         return self._text([i if i < size else UNK for i in _as_list(ids)])
 
@@ -149,7 +149,7 @@ class Tokenizer:
 class RadixTokenizer(Tokenizer):
     """Words as k digits of base b: ids are 0 pad, 1..b the digits 0..b-1, b+1 bos, b+2 eos.
 
-    Word number n is the word with sentencepiece id n + 4; the code after the last word's stands for an unknown one.
+    Word number n has sentencepiece id n + 4; the code after the last word's stands for an unknown one.
     """
 
     def __init__(self, model_file: Path, *, base: int, truncation_drops_eos: bool = False) -> None:
@@ -185,8 +185,8 @@ class RadixTokenizer(Tokenizer):
     ) -> list[int]:
         """Ids of a text; the limit acts on whole words.
 
-        With the original's rule (``truncation_drops_eos``) the words' budget is (limit - 2) // k + 2, bos and eos
-        counted, so that a caption that is cut keeps a word in eos's place and may exceed the limit by up to k - 1.
+        With the original's rule (``truncation_drops_eos``) the words' budget is (limit - 2) // k + 2, bos and
+        eos counted, so that a cut caption has a word in eos's place and may exceed the limit by up to k - 1.
         """
         pieces = self._ids(text, sampling)
         if add_bos_eos:
@@ -209,7 +209,7 @@ class RadixTokenizer(Tokenizer):
         return self._cut(ids, max_seq_length)
 
     def decode(self, ids: Any) -> str:
-        """Text of ids up to the first eos, read in groups of k; a last, short group is filled with the digit 0."""
+        """Text of ids up to the first eos, in groups of k; a last, short group is filled with the digit 0."""
         ids = _as_list(ids)
         if self.eos in ids:
             ids = ids[: ids.index(self.eos)]
@@ -219,13 +219,13 @@ class RadixTokenizer(Tokenizer):
         return self._text([n if n < len(self._processor) else UNK for n in numbers])
 
     def config_fields(self) -> dict[str, Any]:
-        """What the original writes into ``config.json``: the smaller vocabulary, and no unk, which no single id is."""
+        """What the original writes into ``config.json``: a smaller vocabulary, and no unk, which is no one id."""
         nothing = dict.fromkeys(("unk_token", "unk_token_id", "mask_token", "mask_token_id"))
         return super().config_fields() | nothing | {"vocab_size": len(self)}
 
 
 def to_base(number: int, base: int) -> list[int]:
-    """Digits of a number, most significant first, each raised by one: to_base(0, b) = [1]."""
+    """Digits of a number, most significant first, each raised by one, so that 0 is [1]."""
     digits = []
     while True:
         number, digit = divmod(number, base)
@@ -294,8 +294,8 @@ def build_tokenizer(
 ) -> Tokenizer:
     """The tokenizer of a run: read from ``folder/tokenizer``, else copied from ``start_from``, else trained.
 
-    Training writes the captions to ``train_captions.txt`` beside the model first. Only one process may call this
-    while the files are absent.
+    Training writes the captions to ``train_captions.txt`` beside the model first. Only one process may call
+    this while the files are absent.
 
     Args:
         folder: folder of the run, or of a saved model.
