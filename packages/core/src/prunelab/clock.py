@@ -87,9 +87,7 @@ def due(count: float, every: Every, *, last: bool = False, first: bool = False) 
 
 
 def crossed(before: float, now: float, every: Every) -> bool:
-    """Whether a multiple of the cadence lies in (before, now]: for counts that move in steps other than
-    one.
-    """
+    """Whether a multiple of the cadence lies in (before, now], for counts that move unevenly."""
     return bool(every.count) and now // every.count > before // every.count
 
 

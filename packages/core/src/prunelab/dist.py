@@ -8,7 +8,10 @@ collective: all ranks call it, in the same order.
 
 from __future__ import annotations
 
+import atexit
 import os
+import signal
+import threading
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -56,6 +59,7 @@ def start(device: str = "auto") -> torch.device:
             )
         backend = "nccl" if chosen.type == "cuda" else "gloo"
         distributed.init_process_group(backend, device_id=chosen if backend == "nccl" else None)
+        atexit.register(stop)  # several runs may follow each other in one process, so none of them leaves
     if distributed.is_initialized() and _control is None:
         _control = distributed.new_group(backend="gloo", timeout=_PATIENCE)
     return chosen
@@ -123,6 +127,34 @@ def reduce_max(values: Sequence[int]) -> list[int]:
     message = torch.tensor(values, dtype=torch.int64)
     distributed.all_reduce(message, op=distributed.ReduceOp.MAX, group=_control)
     return message.tolist()
+
+
+def on_main(work: Callable[[], T]) -> T:
+    """Do something on rank 0 alone and give its result to all ranks; the others wait, for days if need be.
+
+    Args:
+        work: must not call anything collective.
+
+    Raises:
+        UserError: ``work`` raised it; on every rank.
+        RuntimeError: elsewhere than on rank 0, where ``work`` raised anything else there.
+    """
+    if world_size() == 1:
+        return work()
+    outcome: tuple[str, Any] = ("", None)
+    if is_main():
+        try:
+            outcome = ("done", work())
+        except BaseException as error:
+            outcome = ("mistake" if isinstance(error, UserError) else "failure", str(error))
+            broadcast_object(outcome)
+            raise
+    kind, value = broadcast_object(outcome)
+    if kind == "mistake":
+        raise UserError(value)
+    if kind == "failure":
+        raise RuntimeError(f"rank 0 failed: {value}")
+    return value
 
 
 def gather_objects(items: Sequence[T], key: Callable[[T], Hashable] | None = None) -> list[T]:
@@ -247,3 +279,71 @@ def _receive(bucket: list[torch.Tensor], flat: torch.Tensor, world: int) -> None
             param.grad.detach().copy_(mean.view_as(param))
         elif count > 0:
             param.grad = mean.view_as(param).clone()
+
+
+class StopSignals:
+    """Notes SIGTERM and SIGUSR1 instead of dying from them; a second one has its ordinary effect.
+
+    Signals reach only the main thread; elsewhere nothing is installed.
+    """
+
+    def __init__(self) -> None:
+        self.received: str | None = None
+        self._earlier: dict[int, Any] = {}
+
+    def install(self) -> None:
+        """Begin to note the signals."""
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGUSR1):
+                self._earlier[number] = signal.signal(number, self._note)
+
+    def remove(self) -> None:
+        """Give the signals back their earlier handlers."""
+        for number, handler in self._earlier.items():
+            signal.signal(number, handler)
+        self._earlier.clear()
+
+    def _note(self, number: int, frame: Any) -> None:
+        self.received = signal.Signals(number).name
+        handler = self._earlier.pop(number, signal.SIG_DFL)
+        signal.signal(number, handler)
+
+
+class Agreement:
+    """Lets all ranks act on what one of them knows (a signal, the time), at the same step border.
+
+    A message at every step would cost more than it brings. Ranks therefore agree at each message on the step
+    of the next one, about half a second later by rank 0's speed. In a single process there is no message at
+    all.
+    """
+
+    _SECONDS = 0.5
+
+    def __init__(self) -> None:
+        self._next = 0
+        self._interval = 1
+
+    def reach(self, step: int, stop: bool, flags: int, seconds_per_step: float) -> tuple[bool, int] | None:
+        """Agree at the border after ``step``; collective, and called at every border.
+
+        Args:
+            step: the same on all ranks.
+            stop: whether this rank was told to stop; one is enough.
+            flags: bits that rank 0 decides; ignored from others.
+            seconds_per_step: rank 0's speed; ignored from others.
+
+        Returns:
+            What all ranks get (stop, flags), or None if this border has no message.
+        """
+        if world_size() == 1:
+            return stop, flags
+        if step < self._next:
+            return None
+        main = is_main()
+        # Doubling at most: the first steps are slow and say little about the later ones.
+        wanted = int(self._SECONDS / seconds_per_step) if seconds_per_step > 0 else 1
+        interval = max(1, min(wanted, 2 * self._interval))
+        agreed = reduce_max([int(stop), flags if main else 0, interval if main else 0])
+        self._interval = agreed[2]
+        self._next = step + self._interval
+        return bool(agreed[0]), agreed[1]

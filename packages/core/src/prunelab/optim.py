@@ -109,9 +109,7 @@ def noam(s: int, *, d_model: int, factor: float = 1.0, warmup: int = 10000) -> f
 
 
 def cosine(s: int, *, base: float, minimum: float, total: int) -> float:
-    """Learning rate at update ``s``: half a cosine from ``base`` at 0 to ``minimum`` at ``total``, then
-    flat.
-    """
+    """Learning rate at update ``s``: half a cosine from ``base`` at 0 to ``minimum`` at ``total``."""
     return (base - minimum) * (1 + math.cos(math.pi * min(1.0, s / total))) / 2 + minimum
 
 

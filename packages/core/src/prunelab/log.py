@@ -1,0 +1,170 @@
+"""What a run folder tells: text, JSON lines, TensorBoard, and how the run was started."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import json
+import math
+import platform
+import shlex
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import torch
+import yaml
+
+from prunelab.util import atomic_write, write_json
+
+METRICS = "metrics.jsonl"
+
+
+class RunLog:
+    """Appends to the files of a run folder; other ranks than 0 get one that writes nothing.
+
+    Files that are appended to (`append`) have a length in each checkpoint (`marks`). When a run goes on from
+    there, each is cut back to that length at its first write, so that no line comes twice.
+
+    Args:
+        folder: the run folder.
+        writes: whether this process writes at all.
+        tensorboard: whether scalars go to TensorBoard too.
+        marks: the lengths to go on from; None at a fresh start.
+        step: the step to go on from.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        writes: bool,
+        tensorboard: bool,
+        marks: Mapping[str, int] | None = None,
+        step: int = 0,
+    ) -> None:
+        self._folder = folder
+        self._writes = writes
+        self._tensorboard = tensorboard
+        self._marks = None if marks is None else dict(marks)
+        self._step = step
+        self._files: dict[str, IO[bytes]] = {}
+        self._events: Any = None
+
+    def text(self, line: str) -> None:
+        """Add a line with the time of day to ``log.txt``."""
+        if self._writes:
+            now = datetime.datetime.now().strftime("%Y-%m-%d %H:%M:%S")
+            with open(self._folder / "log.txt", "a", encoding="utf-8") as file:
+                file.write(f"{now} {line}\n")
+
+    def scalars(self, step: int, values: Mapping[str, float], **place: float) -> None:
+        """Write figures of a step as one JSON line and to TensorBoard.
+
+        Args:
+            step: the step they belong to.
+            values: the figures; infinite ones and nan become strings in JSON.
+            place: more fields of the JSON line (epoch, seconds); not for TensorBoard.
+        """
+        if not self._writes:
+            return
+        record = {"step": step, **place, **{name: _json_number(v) for name, v in values.items()}}
+        self.append(METRICS, json.dumps(record, allow_nan=False))
+        if self._tensorboard:
+            events = self._open_events()
+            for name, value in values.items():
+                events.add_scalar(name, value, step)
+
+    def append(self, name: str, line: str) -> None:
+        """Add a line to a text file of the run folder, which is cut back when a run goes on."""
+        if not self._writes:
+            return
+        if name not in self._files:
+            self._files[name] = self._open(name)
+        self._files[name].write(line.encode() + b"\n")
+        self._files[name].flush()
+
+    def _open(self, name: str) -> IO[bytes]:
+        path = self._folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = open(path, "ab")  # noqa: SIM115 - closed by close()
+        if self._marks is not None:
+            file.truncate(min(self._marks.get(name, 0), file.tell()))
+        return file
+
+    def _open_events(self) -> Any:
+        if self._events is None:
+            from tensorboardX import SummaryWriter
+
+            # Events after the checkpoint stay in the earlier file; readers drop them for the sake of this
+            # mark.
+            purge = None if self._marks is None else self._step + 1
+            self._events = SummaryWriter(logdir=str(self._folder), purge_step=purge)
+        return self._events
+
+    def marks(self) -> dict[str, int]:
+        """The present length of each appended file, of this start and of earlier ones."""
+        lengths = dict(self._marks or {})
+        lengths.update({name: file.tell() for name, file in self._files.items()})
+        return lengths
+
+    def close(self) -> None:
+        """Close all files."""
+        for file in self._files.values():
+            file.close()
+        self._files.clear()
+        if self._events is not None:
+            self._events.close()
+            self._events = None
+
+
+def _json_number(value: float) -> float | str:
+    return value if math.isfinite(value) else str(value)
+
+
+def plain(value: Any) -> Any:
+    """Nested configuration as what YAML holds: paths become strings, tuples lists."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(v) for key, v in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(v) for v in value]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    return str(value)
+
+
+def differences(before: Any, after: Any, path: str = "") -> list[str]:
+    """One line for each entry in which two configurations differ."""
+    if isinstance(before, Mapping) and isinstance(after, Mapping):
+        lines = []
+        for key in [*before, *(k for k in after if k not in before)]:
+            lines += differences(before.get(key), after.get(key), f"{path}.{key}" if path else str(key))
+        return lines
+    return [] if before == after else [f"{path} was {before!r}, now {after!r}"]
+
+
+def describe(folder: Path, config: Mapping[str, Any]) -> list[str]:
+    """Write what explains a run: ``config.yaml``, ``versions.json``, and one more line of ``command.txt``.
+
+    Returns:
+        What differs from the ``config.yaml`` that was there before.
+    """
+    path = folder / "config.yaml"
+    now = plain(config)
+    earlier = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
+    with atomic_write(path, "w") as file:
+        yaml.safe_dump(now, file, sort_keys=False, allow_unicode=True)
+    versions = {
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "prunelab": importlib.metadata.version("prunelab"),
+        "torch": str(torch.__version__),
+        "numpy": np.__version__,
+        "cuda": torch.version.cuda if torch.cuda.is_available() else None,
+    }
+    write_json(folder / "versions.json", versions)
+    with open(folder / "command.txt", "a", encoding="utf-8") as file:
+        file.write(shlex.join(sys.argv) + "\n")
+    return [] if earlier is None else differences(earlier, now)
