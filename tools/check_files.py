@@ -1,4 +1,4 @@
-"""Whitespace, size and syntax of files: `check_files.py [FILE ...]`, without files every file that git tracks.
+"""Whitespace, size and syntax of files: `check_files.py [FILE ...]`, by default all that git tracks.
 
 What git hook collections usually do, in a few lines, so that a commit needs no hook from another site.
 """
