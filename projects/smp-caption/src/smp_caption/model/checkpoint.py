@@ -1,0 +1,77 @@
+"""Weights in the original's layout: dense, with masks, sparse, half precision."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from prunelab.errors import UserError
+from prunelab.mask import MASK_SUFFIX
+
+
+def dense(tensor: Tensor) -> Tensor:
+    """A strided float32 copy of a stored floating-point tensor; others stay as they are.
+
+    Half-precision COO tensors cannot be made dense on a CPU, so values are widened first.
+    """
+    if tensor.layout is torch.strided:
+        return tensor.float() if tensor.is_floating_point() else tensor
+    sparse = tensor.coalesce()
+    values = sparse.values().float()
+    return torch.sparse_coo_tensor(
+        sparse.indices(), values, sparse.shape, check_invariants=True, is_coalesced=True
+    ).to_dense()
+
+
+def _shape(tensor: Tensor | None) -> str:
+    return "absent" if tensor is None else "x".join(str(size) for size in tensor.shape) or "scalar"
+
+
+def load_original(
+    model: nn.Module, state: Mapping[str, Tensor], source: str = "checkpoint", *, masks_optional: bool = False
+) -> None:
+    """Load a state dict strictly, in place.
+
+    Args:
+        model: the network, dense or masked.
+        state: name to tensor; sparse COO and half-precision tensors are widened.
+        source: the file, for messages.
+        masks_optional: leave the masks as they are where the state has none (dense weights into a masked
+            network).
+
+    Raises:
+        UserError: names or shapes differ; the first differences are listed.
+    """
+    wanted = model.state_dict()
+    if masks_optional and not any(name.endswith(MASK_SUFFIX) for name in state):
+        wanted = {name: value for name, value in wanted.items() if not name.endswith(MASK_SUFFIX)}
+    names = [*wanted, *(name for name in state if name not in wanted)]
+    different = [
+        name
+        for name in names
+        if name not in wanted or name not in state or wanted[name].shape != state[name].shape
+    ]
+    if different:
+        raise UserError(_complaint(wanted, state, different, source))
+    target = model.state_dict()
+    with torch.no_grad():
+        for name in wanted:
+            target[name].copy_(dense(state[name]))
+
+
+def _complaint(
+    wanted: Mapping[str, Tensor], state: Mapping[str, Tensor], different: list[str], source: str
+) -> str:
+    listed = ", ".join(
+        f"{name} {_shape(state.get(name))} (expected {_shape(wanted.get(name))})" for name in different[:3]
+    )
+    more = f" and {len(different) - 3} more" if len(different) > 3 else ""
+    masks_differ = all(name.endswith(MASK_SUFFIX) for name in different)
+    hint = ""
+    if masks_differ and different[0] in state:
+        hint = "; it holds masks: load it into the _prune model, or use its pruned export"
+    elif masks_differ:
+        hint = "; it holds no masks: load it into the dense model"
+    return f"{source} does not fit the model: {listed}{more}{hint}"

@@ -1,0 +1,335 @@
+"""The Up-Down captioner (Anderson et al. 2018): attention over image regions between two LSTM layers.
+
+Dense, or with a mask on every weight matrix. Names and order of parameters are the original's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from prunelab.decode import State
+from prunelab.errors import UserError
+from prunelab.mask import Masked, MaskedEmbedding, MaskedLinear, MaskedLSTMCell, MaskSpec, masked_layers
+from smp_caption.config import ModelConfig
+from smp_caption.model.checkpoint import load_original
+
+# B images, S regions, D feature size, K captions an image, N = B * K, T tokens
+# V vocabulary, E word width, R hidden units, A attention units
+
+
+class Hidden(NamedTuple):
+    """State of both LSTM layers, (N, R) each."""
+
+    h_att: Tensor
+    c_att: Tensor
+    h_lang: Tensor
+    c_lang: Tensor
+
+
+class Encoded(NamedTuple):
+    """An image as the time loop reads it."""
+
+    att: Tensor
+    """(B, S, R) embedded regions; padded rows are 0."""
+    p_att: Tensor
+    """(B, S, A) their projection; padded rows are the bias."""
+    mask: Tensor | None
+    """(B, S) 1 on real regions; None where all are."""
+    fc: Tensor
+    """(B, R) embedded mean feature."""
+
+
+class Attention(nn.Module):
+    """Additive attention: one score for each region."""
+
+    def __init__(self, cfg: ModelConfig, mask: MaskSpec | None) -> None:
+        super().__init__()
+        self.h2att = _linear(cfg.rnn_size, cfg.att_hid_size, mask)
+        self.alpha_net = _linear(cfg.att_hid_size, 1, mask)
+
+
+class Core(nn.Module):
+    """The attention LSTM, the language LSTM and the attention between them."""
+
+    def __init__(self, cfg: ModelConfig, mask: MaskSpec | None) -> None:
+        super().__init__()
+        size = cfg.rnn_size
+        self.att_lstm = _lstm_cell(cfg.input_encoding_size + 2 * size, size, mask)
+        self.lang_lstm = _lstm_cell(2 * size, size, mask)
+        self.attention = Attention(cfg, mask)
+
+
+def _linear(inputs: int, outputs: int, mask: MaskSpec | None) -> nn.Linear:
+    return nn.Linear(inputs, outputs) if mask is None else MaskedLinear(inputs, outputs, mask=mask)
+
+
+def _lstm_cell(inputs: int, hidden: int, mask: MaskSpec | None) -> nn.LSTMCell:
+    return nn.LSTMCell(inputs, hidden) if mask is None else MaskedLSTMCell(inputs, hidden, mask=mask)
+
+
+def _embedding(cfg: ModelConfig, mask: MaskSpec | None) -> nn.Embedding:
+    sizes = (cfg.vocab_size, cfg.input_encoding_size)
+    return nn.Embedding(*sizes) if mask is None else MaskedEmbedding(*sizes, mask=mask)
+
+
+def _effective(layer: nn.Module, name: str = "weight") -> Tensor:
+    """The weight that a call of the layer made now would multiply by."""
+    return layer.effective(name) if isinstance(layer, Masked) else layer.get_parameter(name)
+
+
+def _lstm(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
+    """The pointwise half of an LSTM cell: gates (N, 4R) in torch's order and cell (N, R) to (h, c)."""
+    i, f, g, o = gates.chunk(4, dim=1)
+    cell = f.sigmoid() * cell + i.sigmoid() * g.tanh()
+    return o.sigmoid() * cell.tanh(), cell
+
+
+def _attend(scores: Tensor, encoded: Encoded, rows: int) -> Tensor:
+    """Scores (B, K, S) to the context (N, R): softmax over all regions, then without the padded ones."""
+    weights = scores.softmax(dim=-1)
+    if encoded.mask is not None:
+        weights = weights * encoded.mask.unsqueeze(1)
+        weights = weights / weights.sum(dim=-1, keepdim=True)
+    return torch.bmm(weights, encoded.att).view(rows, -1)  # (B, K, S) x (B, S, R) -> (N, R)
+
+
+@dataclass(frozen=True, eq=False)
+class _Shared:
+    """Weights that a whole time loop shares, in the form that it needs them in.
+
+    Each layer's two products become one: [h_lang, h_att] times [W_ih's first columns, W_hh]. The parts of
+    the attention LSTM's input that do not depend on time (the mean feature and the bias) are computed once
+    an image, and those of the words (in teacher forcing) once for all tokens.
+    """
+
+    att_fc: Tensor  # (4R, R)
+    att_word: Tensor  # (4R, E)
+    att_bias: Tensor  # (4R,)
+    att_recurrent: Tensor  # (4R, 2R) for [h_lang, h_att]
+    lang: Tensor  # (4R, 3R) for [context, h_att, h_lang]
+    lang_bias: Tensor  # (4R,)
+    h2att: Tensor  # (A, R)
+    h2att_bias: Tensor  # (A,)
+    alpha: Tensor  # (1, A)
+    alpha_bias: Tensor  # (1,)
+
+    @classmethod
+    def of(cls, core: Core) -> _Shared:
+        """Take each effective weight once."""
+        size = core.att_lstm.hidden_size
+        att_ih, att_hh = _effective(core.att_lstm, "weight_ih"), _effective(core.att_lstm, "weight_hh")
+        lang = [_effective(core.lang_lstm, "weight_ih"), _effective(core.lang_lstm, "weight_hh")]
+        return cls(
+            att_fc=att_ih[:, size : 2 * size],
+            att_word=att_ih[:, 2 * size :],
+            att_bias=core.att_lstm.bias_ih + core.att_lstm.bias_hh,
+            att_recurrent=torch.cat([att_ih[:, :size], att_hh], dim=1),
+            lang=torch.cat(lang, dim=1),
+            lang_bias=core.lang_lstm.bias_ih + core.lang_lstm.bias_hh,
+            h2att=_effective(core.attention.h2att),
+            h2att_bias=core.attention.h2att.bias,
+            alpha=_effective(core.attention.alpha_net),
+            alpha_bias=core.attention.alpha_net.bias,
+        )
+
+    def fixed_gates(self, encoded: Encoded) -> Tensor:
+        """What the mean feature and the biases give to the attention LSTM's gates, (B, 4R)."""
+        return F.linear(encoded.fc, self.att_fc, self.att_bias)
+
+    def word_gates(self, words: Tensor) -> Tensor:
+        """What embedded words (..., E) give to the attention LSTM's gates, (..., 4R)."""
+        return F.linear(words, self.att_word)
+
+    def step(self, fixed: Tensor, words: Tensor, encoded: Encoded, hidden: Hidden) -> Hidden:
+        """One time step: fixed gates (B, 4R), word gates (N, 4R)."""
+        rows, images = words.shape[0], fixed.shape[0]
+        gates = F.linear(torch.cat([hidden.h_lang, hidden.h_att], dim=1), self.att_recurrent) + words
+        gates = (gates.view(images, -1, gates.shape[1]) + fixed.unsqueeze(1)).view(rows, -1)
+        h_att, c_att = _lstm(gates, hidden.c_att)
+        query = F.linear(h_att, self.h2att, self.h2att_bias).view(images, -1, 1, self.h2att.shape[0])
+        energy = (encoded.p_att.unsqueeze(1) + query).tanh()  # (B, K, S, A)
+        scores = F.linear(energy, self.alpha, self.alpha_bias).squeeze(-1)
+        context = _attend(scores, encoded, rows)
+        joined = torch.cat([context, h_att, hidden.h_lang], dim=1)
+        h_lang, c_lang = _lstm(F.linear(joined, self.lang, self.lang_bias), hidden.c_lang)
+        return Hidden(h_att, c_att, h_lang, c_lang)
+
+
+def _step_by_calls(core: Core, words: Tensor, encoded: Encoded, hidden: Hidden) -> Hidden:
+    """One time step through the layers themselves, each of which draws its masks anew; words (N, E)."""
+    rows, images = words.shape[0], encoded.fc.shape[0]
+    fc = encoded.fc.repeat_interleave(rows // images, dim=0)
+    h_att, c_att = core.att_lstm(torch.cat([hidden.h_lang, fc, words], dim=1), (hidden.h_att, hidden.c_att))
+    query = core.attention.h2att(h_att).view(images, rows // images, 1, -1)  # (B, K, 1, A)
+    energy = (encoded.p_att.unsqueeze(1) + query).tanh()  # (B, K, S, A)
+    scores = core.attention.alpha_net(energy).squeeze(-1)
+    context = _attend(scores, encoded, rows)
+    h_lang, c_lang = core.lang_lstm(torch.cat([context, h_att], dim=1), (hidden.h_lang, hidden.c_lang))
+    return Hidden(h_att, c_att, h_lang, c_lang)
+
+
+class UpDown(nn.Module):
+    """The captioner.
+
+    In training, a masked layer draws its mask at each call, hence once a time step, as in the original; under
+    `prunelab.mask.draw_once` all steps share one draw, and the loop is as fast as the dense one.
+
+    Args:
+        cfg: sizes.
+        mask: how masks behave; None builds the dense network.
+    """
+
+    def __init__(self, cfg: ModelConfig, mask: MaskSpec | None = None) -> None:
+        super().__init__()
+        self.cfg = cfg
+        size, drop = cfg.rnn_size, cfg.drop_prob_lm
+        self.embed = nn.Sequential(_embedding(cfg, mask), nn.ReLU(), nn.Dropout(drop))
+        self.fc_embed = nn.Sequential(_linear(cfg.fc_feat_size, size, mask), nn.ReLU(), nn.Dropout(drop))
+        self.att_embed = nn.Sequential(
+            *([nn.BatchNorm1d(cfg.att_feat_size)] if cfg.use_bn else []),
+            *(_linear(cfg.att_feat_size, size, mask), nn.ReLU(), nn.Dropout(drop)),
+            *([nn.BatchNorm1d(size)] if cfg.use_bn == 2 else []),
+        )
+        last = _linear(size, cfg.vocab_size, mask)
+        if cfg.logit_layers > 1:
+            inner = [
+                layer
+                for _ in range(cfg.logit_layers - 1)
+                for layer in (_linear(size, size, mask), nn.ReLU(), nn.Dropout(drop))
+            ]
+            self.logit = nn.Sequential(*inner, last)
+        else:
+            self.logit = last
+        self.ctx2att = _linear(size, cfg.att_hid_size, mask)
+        self.core = Core(cfg, mask)
+        self.dropout = nn.Dropout(drop)
+
+    def load_original(self, state: Mapping[str, Tensor], source: str = "checkpoint") -> None:
+        """Load weights in the original's names, see `smp_caption.model.checkpoint.load_original`."""
+        load_original(self, state, source)
+
+    def _redraws(self) -> bool:
+        """Whether each call of a layer made now draws a mask of its own."""
+        return any(
+            layer._held is None and layer.is_sampled(name)
+            for _, layer in masked_layers(self)
+            for name in layer.masked_names
+        )
+
+    def encode(self, att_feats: Tensor, att_masks: Tensor | None, fc_feats: Tensor) -> Encoded:
+        """Embed the images once, whatever the number of captions.
+
+        Args:
+            att_feats: (B, S, D) region features, padded at the end.
+            att_masks: (B, S) 1 on real regions, or None where all are real.
+            fc_feats: (B, D) mean features.
+
+        Raises:
+            UserError: features of another size than the network's.
+        """
+        for name, given, wanted in (
+            ("att_feat_size", att_feats, self.cfg.att_feat_size),
+            ("fc_feat_size", fc_feats, self.cfg.fc_feat_size),
+        ):
+            if given.shape[-1] != wanted:
+                raise UserError(f"features have {given.shape[-1]} numbers each: expected {wanted} ({name})")
+        mask = None
+        if att_masks is not None:
+            longest = int(att_masks.sum(dim=1).max())
+            att_feats, mask = att_feats[:, :longest], att_masks[:, :longest]
+        fc = self.fc_embed(fc_feats)
+        images, regions = att_feats.shape[:2]
+        if mask is None or bool(mask.all()):
+            att = self.att_embed(att_feats.flatten(0, 1)).view(images, regions, -1)
+            mask = None
+        else:
+            real = mask.bool()
+            packed = self.att_embed(att_feats[real])  # (real regions, R)
+            att = packed.new_zeros(images, regions, packed.shape[-1])
+            att[real] = packed
+            mask = mask.to(att.dtype)
+        return Encoded(att=att, p_att=self.ctx2att(att), mask=mask, fc=fc)
+
+    def forward(
+        self,
+        att_feats: Tensor,
+        att_masks: Tensor | None,
+        fc_feats: Tensor,
+        seqs: Tensor,
+        *,
+        last_column: bool = False,
+    ) -> Tensor:
+        """Log-probabilities of each next token, given the true ones before it.
+
+        Args:
+            att_feats: (B, S, D) region features.
+            att_masks: (B, S) 1 on real regions, or None.
+            fc_feats: (B, D) mean features.
+            seqs: (N, T) or (B, K, T) token ids from bos on, an image's captions one after the other.
+            last_column: predict also from the last column, for which there is no target; the original does.
+
+        Returns:
+            (N, T - 1, V), or (N, T, V) with ``last_column``; 0 from the first column of ``seqs`` on that is
+            padding in all rows.
+
+        Raises:
+            UserError: a number of captions that the images do not divide, or wrong feature sizes.
+        """
+        seqs = seqs.flatten(0, -2)  # (B, K, T) -> (N, T)
+        if seqs.shape[0] % att_feats.shape[0]:
+            raise UserError(
+                f"batch has {seqs.shape[0]} captions for {att_feats.shape[0]} images: expected a multiple"
+            )
+        encoded = self.encode(att_feats, att_masks, fc_feats)
+        columns = seqs.shape[1] if last_column else seqs.shape[1] - 1
+        empty = (seqs[:, 1:columns].sum(dim=0) == 0).nonzero()
+        used = 1 + int(empty[0]) if len(empty) else columns
+        log_probs = self._teach(encoded, seqs[:, :used])
+        return F.pad(log_probs, (0, 0, 0, columns - used)) if used < columns else log_probs
+
+    def _teach(self, encoded: Encoded, seqs: Tensor) -> Tensor:
+        """Run the time loop over all columns of seqs (N, T)."""
+        hidden = self._start(encoded, seqs.shape[0])
+        outputs = []
+        if self._redraws():
+            for column in seqs.unbind(dim=1):
+                hidden = _step_by_calls(self.core, self.embed(column), encoded, hidden)
+                outputs.append(self.logit(self.dropout(hidden.h_lang)))
+            return torch.stack(outputs, dim=1).log_softmax(dim=-1)
+        shared = _Shared.of(self.core)
+        fixed = shared.fixed_gates(encoded)
+        for words in shared.word_gates(self.embed(seqs.t())).unbind(dim=0):  # T times (N, 4R)
+            hidden = shared.step(fixed, words, encoded, hidden)
+            outputs.append(hidden.h_lang)
+        return self.logit(self.dropout(torch.stack(outputs, dim=1))).log_softmax(dim=-1)
+
+    def _start(self, encoded: Encoded, rows: int) -> Hidden:
+        zeros = encoded.fc.new_zeros(rows, self.cfg.rnn_size)
+        return Hidden(zeros, zeros, zeros, zeros)
+
+    def begin(self, att_feats: Tensor, att_masks: Tensor | None, fc_feats: Tensor) -> State:
+        """Prepare images for decoding, see `prunelab.decode`; one row an image."""
+        encoded = self.encode(att_feats, att_masks, fc_feats)
+        prepared: dict[str, Any] = {"encoded": encoded, "shared": None, "fixed": None}
+        if not self._redraws():
+            shared = _Shared.of(self.core)
+            prepared |= {"shared": shared, "fixed": shared.fixed_gates(encoded)}
+        return State(per_image=prepared, per_beam=self._start(encoded, encoded.fc.shape[0]))
+
+    def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
+        """One step of decoding: newest tokens (N,) to log-probabilities (N, V) and the next state."""
+        prepared = state.per_image
+        words, encoded = self.embed(tokens), prepared["encoded"]
+        shared: _Shared | None = prepared["shared"]
+        if shared is None:
+            hidden = _step_by_calls(self.core, words, encoded, state.per_beam)
+        else:
+            hidden = shared.step(prepared["fixed"], shared.word_gates(words), encoded, state.per_beam)
+        log_probs = self.logit(self.dropout(hidden.h_lang)).log_softmax(dim=-1)
+        return log_probs, State(per_image=prepared, per_beam=hidden)
