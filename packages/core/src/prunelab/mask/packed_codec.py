@@ -79,9 +79,9 @@ class SparseTensor:
 
     def coo(self) -> Tensor:
         """A coalesced `torch.sparse_coo_tensor` of the same entries."""
-        places = (
-            torch.stack(torch.unravel_index(self.indices, self.shape)) if self.shape else self.indices[:0]
-        )
+        places = self.indices.new_zeros(0, self.indices.numel())  # (dimensions, n)
+        if self.shape:
+            places = torch.stack(torch.unravel_index(self.indices, self.shape))
         return torch.sparse_coo_tensor(
             places, self.values, self.shape, is_coalesced=True, check_invariants=False
         )
