@@ -173,20 +173,28 @@ def unpack(plain: Any, tensor: Callable[[str], torch.Tensor], device: torch.devi
 # ---------------------------------------------------------------------------------------------------
 
 
-def write(target: Path, state: Any, *, structure: Any = None, **facts: Any) -> None:
+def write(
+    target: Path,
+    state: Any,
+    *,
+    structure: Any = None,
+    unknown: Callable[[Any], Any] | None = None,
+    **facts: Any,
+) -> None:
     """Write one checkpoint folder, atomically.
 
     Args:
         target: the folder; one that exists is replaced.
         state: nested state, see `pack`.
         structure: plain data, readable without touching the rest.
+        unknown: see `pack`.
         facts: plain data for the manifest.
 
     Raises:
         UserError: the state holds something that cannot be written, or the disk is full; what was there
             before is unchanged.
     """
-    plain, tensors = pack(state)
+    plain, tensors = pack(state, unknown)
     packed_structure, arrays = pack(structure)
     if arrays:
         raise UserError(f"structure holds tensors ({next(iter(arrays))}); expected plain data")

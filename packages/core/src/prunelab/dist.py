@@ -141,7 +141,7 @@ def on_main(work: Callable[[], T]) -> T:
     """
     if world_size() == 1:
         return work()
-    outcome: tuple[str, Any] = ("", None)
+    outcome: Any = None
     if is_main():
         try:
             outcome = ("done", work())
@@ -149,7 +149,7 @@ def on_main(work: Callable[[], T]) -> T:
             outcome = ("mistake" if isinstance(error, UserError) else "failure", str(error))
             broadcast_object(outcome)
             raise
-    kind, value = broadcast_object(outcome)
+    kind, value = broadcast_object(outcome)  # ("done", result) or what went wrong
     if kind == "mistake":
         raise UserError(value)
     if kind == "failure":
