@@ -1,8 +1,8 @@
 """The one truth about a run of smp-caption: frozen dataclasses; `smp_caption.lowering` leads into them.
 
 Field names are those of the original's flags wherever it has one, so that a flag, a key of a YAML file and a
-field are the same word. Defaults are the original's too, with two exceptions that the Python API needs and that
-the command line takes back: the architecture, and the quirks, which are ``fixed`` here and ``faithful`` there.
+field are the same word. Defaults are the original's too, with two exceptions that the Python API needs and
+the command line takes back: the architecture, and the quirks (``fixed`` here, ``faithful`` there).
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ PRUNE_TYPES = (
     "mask_freeze",
 )
 PRESETS = ("faithful", "fixed")
+AMP = ("off", "bf16")
 SHARED_ATTENTION = ("kv", "qk")
 LOGGING_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
@@ -373,7 +374,7 @@ class RunConfig:
         for name in ("save_checkpoint_every", "losses_log_every", "console_every", "keep_last"):
             _at_least(name, getattr(self, name), 1)
         _one_of("logging_level", self.logging_level, LOGGING_LEVELS)
-        _one_of("amp", self.amp, ("off", "bf16"))
+        _one_of("amp", self.amp, AMP)
         _one_of("preset", self.preset, PRESETS)
         if self.max_steps is not None:
             _at_least("max_steps", self.max_steps, 1)
@@ -452,5 +453,5 @@ class Config:
 
     @property
     def noam_width(self) -> int:
-        """The d_model of the ``noam`` schedule: rnn_size for Up-Down, where the original stops with an error."""
+        """The d_model of ``noam``: rnn_size for Up-Down, where the original stops with an error."""
         return self.model.rnn_size if self.model.caption_model in UP_DOWN else self.model.d_model

@@ -219,7 +219,7 @@ class RadixTokenizer(Tokenizer):
         return self._text([n if n < len(self._processor) else UNK for n in numbers])
 
     def config_fields(self) -> dict[str, Any]:
-        """What the original writes into ``config.json``: a smaller vocabulary, and no unk, which is no one id."""
+        """What the original writes into ``config.json``: a smaller vocabulary, and no single id for unk."""
         nothing = dict.fromkeys(("unk_token", "unk_token_id", "mask_token", "mask_token_id"))
         return super().config_fields() | nothing | {"vocab_size": len(self)}
 

@@ -1,0 +1,188 @@
+"""From what was typed to a `Config`: defaults, presets, YAML files, flags, and the tour."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from prunelab.config import from_plain, to_plain
+from prunelab.doors import apply_pairs, did_you_mean, read_yaml
+from prunelab.errors import UserError
+from smp_caption.config import (
+    Config,
+    DataConfig,
+    DecodeConfig,
+    ModelConfig,
+    OptimConfig,
+    PruneConfig,
+    QuirksConfig,
+    RunConfig,
+    ScstConfig,
+)
+
+COMMAND_LINE_DEFAULTS = {"caption_model": "relation_transformer", "preset": "faithful"}
+"""Where the original's command line starts from another value than the Python API."""
+
+MODEL_SIZES: dict[str, dict[str, int]] = {
+    "paper": {},
+    "testing": {
+        "rnn_size": 64,
+        "input_encoding_size": 64,
+        "att_hid_size": 32,
+        "d_model": 64,
+        "dim_feedforward": 128,
+        "num_layers": 2,
+        "num_heads": 4,
+    },
+}
+"""``--model_size``: sizes that hold unless the size itself is typed; ``paper`` leaves the original's."""
+
+
+DATASET_SIZES: dict[str, dict[str, int]] = {"tiny": {}}
+"""Sizes that follow from a data set of ours, unless they are typed."""
+
+GROUPS: dict[str, type] = {
+    "model": ModelConfig,
+    "data": DataConfig,
+    "optim": OptimConfig,
+    "prune": PruneConfig,
+    "scst": ScstConfig,
+    "decode": DecodeConfig,
+    "run": RunConfig,
+    "quirks": QuirksConfig,
+}
+GROUP_OF = {f.name: group for group, cls in GROUPS.items() for f in fields(cls)}
+"""The group that holds a field; every field name is used once."""
+
+TOUR_TAKES = frozenset({"tour", "resume", "output", "seed", "device", "dry_run", "max_steps", "preset"})
+"""What may be typed beside ``--tour``."""
+
+TOUR: dict[str, Any] = {
+    "dataset": "tiny",
+    "num_workers": 0,
+    "batch_size": 16,
+    "batch_size_eval": 64,
+    "max_epochs": 12,
+    "lr_scheduler": "cosine",
+    "learning_rate": 0.01,
+    "optim_epsilon": 0.01,
+    "drop_prob_lm": 0.1,
+    "save_checkpoint_every": 200,
+    "tour": True,
+}
+"""The dense run of the tour, over the sizes ``testing``; its pruned run changes model and pruning alone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Raw:
+    """What a command line said, before anything is decided."""
+
+    typed: Mapping[str, Any]
+    """Field name (or ``model_size``) to value, for the flags that were typed and no others."""
+    config_file: str | None = None
+    """YAML file of ``--config``."""
+    overrides: tuple[str, ...] = ()
+    """Trailing KEY VALUE pairs, flat."""
+    print_config: bool = False
+    """Print the configuration as YAML and stop."""
+
+
+def lower(raw: Raw) -> Config:
+    """The configuration that a command line means.
+
+    Later ones win: defaults, the preset's quirks, the YAML file, ``--model_size``, flags, KEY VALUE pairs. A
+    bare command line, or one with ``--resume`` alone, is the tour.
+
+    Raises:
+        UserError: an unknown key, a value out of range, or flags that do not go together.
+    """
+    typed = dict(raw.typed)
+    bare = not (raw.config_file or raw.overrides or raw.print_config) and set(typed) <= {"resume"}
+    if bare or typed.get("tour"):
+        return _lower_tour(typed, raw)
+    if raw.config_file is not None:
+        values = read_flat(raw.config_file)
+    elif raw.overrides:
+        raise UserError(f"{' '.join(raw.overrides)}: KEY VALUE pairs need --config FILE")
+    else:
+        values = dict(COMMAND_LINE_DEFAULTS)
+    preset = typed.get("preset", values.get("preset", "faithful"))
+    quirks = _flat(QuirksConfig.of(preset))
+    if "preset" in typed:
+        values = {name: value for name, value in values.items() if name not in quirks}
+    size = MODEL_SIZES[typed.pop("model_size", "paper")]
+    values = _flat(Config()) | quirks | values | _data_sizes(values | typed) | size | typed
+    where = raw.config_file or "the configuration"
+    return _build(apply_pairs(values | {"preset": preset}, raw.overrides, where=where), where)
+
+
+def read_flat(path: str) -> dict[str, Any]:
+    """The values of a YAML configuration by field name, groups taken off.
+
+    Raises:
+        UserError: the file is missing or broken, or a group or key is unknown.
+    """
+    data = read_yaml(path)
+    if not isinstance(data, dict):
+        raise UserError(f"{path}: expected the groups {', '.join(GROUPS)}")
+    flat: dict[str, Any] = {}
+    for group, content in data.items():
+        if group not in GROUPS:
+            raise UserError(f"{path}: unknown group {group}: {did_you_mean(str(group), GROUPS)}")
+        names = [f.name for f in fields(GROUPS[group])]
+        for name, value in (content or {}).items():
+            if name not in names:
+                raise UserError(f"{path}: unknown key {group}.{name}: {did_you_mean(str(name), names)}")
+            flat[name] = value
+    return flat
+
+
+def _lower_tour(typed: dict[str, Any], raw: Raw) -> Config:
+    extra = sorted(set(typed) - TOUR_TAKES)
+    if extra or raw.config_file or raw.overrides:
+        what = f"--{extra[0]}" if extra else "--config"
+        raise UserError(f"--tour does not go with {what}: expected only {', '.join(sorted(TOUR_TAKES))}")
+    preset = typed.get("preset", "fixed")
+    base = _flat(Config()) | _flat(QuirksConfig.of(preset)) | _data_sizes(TOUR) | MODEL_SIZES["testing"]
+    return _build(base | TOUR | typed, "the tour")
+
+
+def _data_sizes(values: Mapping[str, Any]) -> dict[str, Any]:
+    return DATASET_SIZES.get(values.get("dataset", ""), {})
+
+
+def _flat(cfg: Any) -> dict[str, Any]:
+    """Plain values of a `Config` or of one group by field name."""
+    plain = to_plain(cfg)
+    return {k: v for group in plain.values() for k, v in group.items()} if isinstance(cfg, Config) else plain
+
+
+def _build(values: Mapping[str, Any], where: str) -> Config:
+    plain: dict[str, dict[str, Any]] = {group: {} for group in GROUPS}
+    for name, value in values.items():
+        plain[GROUP_OF[name]][name] = value
+    return from_plain(Config, plain, where=where)
+
+
+def run_dir(cfg: Config) -> Path:
+    """The folder of a run: ``output``, else ``id`` in ``log_dir``.
+
+    Without a ``log_dir`` runs lie in PRUNELAB_RUNS, else in ``runs``, where one without an ``id`` is named
+    after its model; the original would write into its source folder.
+    """
+    if cfg.run.output:
+        return Path(cfg.run.output)
+    root = Path(cfg.run.log_dir) if cfg.run.log_dir else runs_root()
+    name = cfg.run.id or ("" if cfg.run.log_dir else cfg.model.caption_model)
+    folder = root / name
+    if cfg.quirks.weight_in_run_name and cfg.prune.prune_type == "supermask":
+        return folder.with_name(f"{folder.name}__wg_{cfg.sparsity_weight:.1f}")
+    return folder
+
+
+def runs_root() -> Path:
+    """Where runs lie that name no folder: PRUNELAB_RUNS, else ``runs`` in the working directory."""
+    return Path(os.environ.get("PRUNELAB_RUNS") or "runs")
