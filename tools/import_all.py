@@ -1,7 +1,7 @@
 """Import every module of a package: `import_all.py PACKAGE`.
 
-Run it in an environment that has the package and what it declares, nothing else: an import of something undeclared
-fails here, and so does a file that the wheel lacks.
+Run it in an environment that has the package and what it declares, nothing else: an import of something
+undeclared fails here, and so does a file that the wheel lacks.
 """
 
 from __future__ import annotations
