@@ -1,9 +1,10 @@
 """Caption metrics written in the plainest Python: dictionaries of word tuples, one caption at a time.
 
-This is the way in which the captioning code bases of the papers score: every call counts the n-grams of every
-reference again. It is the reference side of the benchmark rows and an oracle in tests, and it is meant to be read, not
-to be fast. Formulas: BLEU (Papineni et al., 2002) with the closest reference length, ROUGE-L (Lin and Hovy, 2004) with
-beta 1.2, CIDEr-D (Vedantam et al., 2015) with sigma 6 and the length taken as the number of bigrams.
+This is the way in which the captioning code bases of the papers score: every call counts the n-grams of
+every reference again. It is the reference side of the benchmark rows and an oracle in tests, and it is meant
+to be read, not to be fast. Formulas: BLEU (Papineni et al., 2002) with the closest reference length, ROUGE-L
+(Lin and Hovy, 2004) with beta 1.2, CIDEr-D (Vedantam et al., 2015) with sigma 6 and the length taken as the
+number of bigrams.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def _weigh(
 def cider_d(
     candidate: str, references: Sequence[str], frequency: Mapping[NGram, float], images: float
 ) -> float:
-    """Score one caption against the references of its image; the references are weighed again in each call."""
+    """Score one caption against its image's references, which are weighed again in each call."""
     log_images = math.log(images)
     vectors, norms, length = _weigh(candidate, frequency, log_images)
     total = 0.0

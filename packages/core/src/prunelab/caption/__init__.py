@@ -1,0 +1,1 @@
+"""Caption metrics: the tokeniser of caption evaluation, BLEU, ROUGE-L, CIDEr, CIDEr-D, METEOR and SPICE."""
