@@ -1,0 +1,53 @@
+"""The original's decoding options, as its models take them in ``opt``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from prunelab.decode import DecodeOptions
+from prunelab.errors import UserError
+from smp_caption.config import ModelConfig
+
+
+def options_of(cfg: ModelConfig, opt: Mapping[str, Any], *, original: bool = False) -> DecodeOptions:
+    """Read ``opt``, in which every key may be missing.
+
+    ``beam_size`` 1, ``num_random_sample`` 0, ``temperature`` 1, ``decoding_constraint`` 0, ``group_size`` 1,
+    ``diversity_lambda`` 0.5, ``length_penalty`` "". ``remove_bad_endings`` and ``suppress_UNK`` have no
+    effect on an Up-Down captioner, as in the original; other keys belong to others.
+
+    Args:
+        cfg: length limit and special ids.
+        opt: the options.
+        original: record and restore beams as the original does, and refuse what it refused or could not run.
+
+    Raises:
+        UserError: a value that is out of range, or (``original``) diverse beams or random samples of beams.
+    """
+    beam_size, samples = int(opt.get("beam_size", 1)), int(opt.get("num_random_sample", 0))
+    groups = int(opt.get("group_size", 1))
+    if original and beam_size > 1 and samples < 1 and groups > 1:
+        raise UserError(
+            f"group_size {groups} never worked in the original (diverse beam search stops at its second step): "
+            "expected 1, or preset fixed"
+        )
+    if original and samples > 0 and beam_size >= 1:
+        raise UserError(
+            f"beam_size {beam_size} goes with no num_random_sample {samples} in the original: expected beam_size 0"
+        )
+    return DecodeOptions(
+        max_length=cfg.max_seq_length,
+        bos=cfg.bos_token_id,
+        eos=cfg.eos_token_id,
+        pad=cfg.pad_token_id,
+        beam_size=max(1, beam_size),
+        num_samples=max(0, samples),
+        temperature=float(opt.get("temperature", 1.0)),
+        constraint=bool(opt.get("decoding_constraint", 0)),
+        group_size=groups if beam_size > 1 else 1,
+        diversity_lambda=float(opt.get("diversity_lambda", 0.5)),
+        length_penalty=opt.get("length_penalty") or "",
+        record_after_end=original,
+        restore_ended=original,
+    )

@@ -1,0 +1,72 @@
+"""Box relations, box attention, norm and positions against recorded numbers; default state dicts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from prunelab.mask import masks
+from smp_caption.config import ModelConfig
+from smp_caption.model import AVAILABLE, build
+from smp_caption.model.layers import (
+    LayerNorm,
+    box_attention,
+    box_embedding,
+    box_relations,
+    positional_table,
+)
+
+from .parity_models import assert_within
+from .parity_roots import Folder, of_kind, pytest_generate_tests  # noqa: F401
+
+
+@pytest.mark.parity
+@of_kind("layers")
+def test_box_relations_agree_raw_and_as_waves(folder: Folder) -> None:
+    recorded, facts = folder.arrays("layers.npz"), dict(folder.facts["box_embedding"])
+    waves = box_embedding(recorded["boxes"], **facts)
+    raw = box_relations(recorded["boxes"], min_distance=facts["min_distance"])
+    assert_within(waves, recorded["emb"], folder.tolerance["emb"])
+    assert_within(raw, recorded["emb_notrig"], folder.tolerance["default"])
+
+
+@pytest.mark.parity
+@of_kind("layers")
+def test_attention_with_boxes_agrees(folder: Folder) -> None:
+    r = folder.arrays("layers.npz")
+    context, weights = box_attention(r["q"], r["k"], r["v"], r["wg"], r["mask"])
+    assert_within(context, r["box_attention_out"], folder.tolerance["default"])
+    assert_within(weights, r["box_attention_weights"], folder.tolerance["default"])
+
+
+@pytest.mark.parity
+@of_kind("layers")
+def test_norm_and_positions_agree(folder: Folder) -> None:
+    recorded, norm, places = (
+        folder.arrays("layers.npz"),
+        folder.facts["layer_norm"],
+        folder.facts["positional"],
+    )
+    out = LayerNorm(norm["features"], eps=norm["eps"])(recorded["ln_in"])
+    assert_within(out, recorded["ln_out"], folder.tolerance["default"])
+    table = positional_table(places["rows"], places["d_model"])
+    assert_within(table, recorded[places["key"]], folder.tolerance["default"])
+
+
+@pytest.mark.parity
+@of_kind("layers")
+def test_models_of_default_size_have_the_recorded_names_shapes_and_counts(folder: Folder) -> None:
+    if not folder.find(str(folder.facts.get("default_state_dicts"))):
+        pytest.skip(f"{folder.path} lists no default state dicts")
+    listed: dict[str, Any] = folder.json(folder.facts["default_state_dicts"])
+    checked = [name for name in listed if name in AVAILABLE]
+    assert checked
+    for name in checked:
+        with torch.device("meta"):
+            model = build(ModelConfig(caption_model=name))
+        shapes = {key: list(value.shape) for key, value in model.state_dict().items()}
+        assert list(shapes.items()) == list(listed[name]["state_dict"].items())
+        assert sum(p.numel() for p in model.parameters()) == listed[name]["num_parameters_unique"]
+        assert sum(m.numel() for m in masks(model).values()) == listed[name]["num_mask_params"]

@@ -1,0 +1,294 @@
+"""The captioners against numbers recorded from the original system: forward, losses, gradients, steps,
+exports."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from prunelab.errors import UserError
+from prunelab.mask import MASK_SUFFIX, draw_once, masks, use_samples
+from prunelab.mask.sparsity import average, nnz, per_mask_sparsity, sparsity_loss, total_sparsity
+from prunelab.optim import Schedule, cosine, guarded_step, step
+from smp_caption.export_original import binary_mask_state, pruned_state, sparse_state
+from smp_caption.model import UpDown
+
+from .parity_models import (
+    DENSE,
+    PRUNED,
+    assert_gradients,
+    assert_within,
+    inputs_of,
+    model_config,
+    model_of,
+    recorded_model,
+    teach,
+)
+from .parity_roots import Folder, of_kind, pytest_generate_tests  # noqa: F401
+
+MODELS = (DENSE, PRUNED)
+
+
+def cross_entropy(log_probs: Tensor, batch: dict[str, Tensor]) -> Tensor:
+    """The recorded loss: mean over the tokens after bos."""
+    target, mask = batch["seqs"][:, 1:], batch["masks"][:, 1:]
+    width = min(target.shape[1], log_probs.shape[1])
+    chosen = log_probs[:, :width].gather(2, target[:, :width].unsqueeze(2)).squeeze(2)
+    return -(chosen * mask[:, :width]).sum() / mask[:, :width].sum()
+
+
+@pytest.mark.parity
+@of_kind("dense", "pruned", model=MODELS)
+def test_log_probs_loss_and_gradients_agree(folder: Folder) -> None:
+    model, batch = recorded_model(folder), inputs_of(folder)
+    recorded, expected = folder.arrays("expected.npz"), folder.json("expected.json")
+    log_probs = teach(model, batch)
+    assert_within(log_probs, recorded["logprobs"], folder.tolerance["logprobs"])
+    loss = cross_entropy(log_probs, batch)
+    assert abs(loss.item() - expected["xe_loss"]) <= folder.tolerance["loss"]
+    loss.backward()
+    assert_gradients(folder, model, recorded, "grad/")
+
+
+@pytest.mark.parity
+@of_kind("dense", "pruned", model=MODELS)
+def test_leaving_out_the_last_column_changes_neither_the_others_nor_the_loss(folder: Folder) -> None:
+    model, batch = recorded_model(folder), inputs_of(folder)
+    whole, short = teach(model, batch), teach(model, batch, last_column=False)
+    assert short.shape[1] == whole.shape[1] - 1
+    torch.testing.assert_close(short, whole[:, :-1])
+    torch.testing.assert_close(cross_entropy(short, batch), cross_entropy(whole, batch))
+
+
+@pytest.mark.parity
+@of_kind("dense", "pruned", model=MODELS)
+def test_captions_as_a_third_dimension_are_the_same_captions(folder: Folder) -> None:
+    model, batch = recorded_model(folder), inputs_of(folder)
+    rows = batch["seqs"].view(len(batch["att_feats"]), -1, batch["seqs"].shape[1])
+    assert torch.equal(teach(model, batch | {"seqs": rows}), teach(model, batch))
+    assert rows.shape[1] == folder.facts["captions_per_image"]
+
+
+@pytest.mark.parity
+@of_kind("dense", "pruned", model=MODELS)
+def test_number_of_parameters_and_masks_agree(folder: Folder) -> None:
+    model, expected = model_of(folder), folder.json("expected.json")
+    count = sum(p.numel() for p in model.parameters())
+    if "num_parameters" in expected:
+        assert count == expected["num_parameters"]
+    if folder.kind == "pruned":
+        stats, found = folder.json("init_stats.json"), masks(model)
+        assert list(found) == stats["mask_names"]
+        assert [n for n, _ in model.named_parameters() if n not in found] == stats["weight_names"]
+        in_masks = sum(m.numel() for m in found.values())
+        assert in_masks == stats["total_mask_params"]
+        assert count - in_masks == stats["total_weight_params"]
+        values = torch.cat([mask.detach().flatten() for mask in found.values()]).unique()
+        assert values.tolist() == stats["mask_init_values"]
+        assert float(total_sparsity(found, "supermask")) == stats["init_sparsity"]
+
+
+@pytest.mark.parity
+@of_kind("pruned", model=PRUNED)
+def test_sparsities_and_the_sparsity_loss_agree(folder: Folder) -> None:
+    model, expected = recorded_model(folder), folder.json("expected.json")
+    found, tolerance = masks(model), folder.tolerance
+    assert abs(float(total_sparsity(found, "supermask")) - expected["all_mask_sparsity"]) <= tolerance["loss"]
+    assert float(nnz(found, "supermask")) == expected["nnz"]
+    assert abs(float(average(found)) - expected["all_mask_avg"]) <= tolerance["loss"]
+    each = per_mask_sparsity(found, "supermask")
+    assert list(each) == list(expected["per_mask_sparsity"])
+    for name, value in expected["per_mask_sparsity"].items():
+        assert abs(float(each[name]) - value) <= tolerance["loss"], name
+    facts = expected["sparsity_loss"]
+    loss = sparsity_loss(
+        found,
+        target=facts["target"],
+        weight=facts["weight"],
+        step=facts["current_step"],
+        max_step=facts["max_step"],
+    )
+    assert abs(float(loss.loss) - facts["raw"]) <= tolerance["loss"]
+    assert abs(loss.anneal_rate - facts["anneal_rate"]) <= tolerance["loss"]
+    assert abs(float(loss.scaled) - facts["scaled"]) <= tolerance["loss"]
+    loss.scaled.backward()
+    assert_gradients(folder, model, folder.arrays("expected.npz"), "sparsity_grad/")
+
+
+@pytest.mark.parity
+@of_kind("pruned", model=PRUNED)
+def test_training_mode_with_the_recorded_samples_agrees(folder: Folder) -> None:
+    recorded, expected = folder.arrays("expected.npz"), folder.json("expected.json")
+    batch = inputs_of(folder)
+    samples = {n.removeprefix("sampled/"): v for n, v in recorded.items() if n.startswith("sampled/")}
+    model = recorded_model(folder).train()
+    assert list(samples) == list(masks(model))
+    with use_samples(model, samples):
+        log_probs = teach(model, batch)
+        assert_within(log_probs, recorded["train_logprobs"], folder.tolerance["logprobs"])
+        loss = cross_entropy(log_probs, batch)
+        assert abs(loss.item() - expected["train_mode_fixed_sample_xe_loss"]) <= folder.tolerance["loss"]
+        loss.backward()
+    assert_gradients(folder, model, recorded, "train_grad/")
+
+
+@pytest.mark.parity
+@of_kind("pruned", model=PRUNED)
+def test_masks_drawn_at_every_call_follow_the_recorded_path_where_the_logits_leave_no_choice(
+    folder: Folder,
+) -> None:
+    recorded, batch = folder.arrays("expected.npz"), inputs_of(folder)
+    model = recorded_model(folder).train()
+    with torch.no_grad():
+        for name, mask in masks(model).items():
+            mask.copy_((recorded[f"sampled/{name}"].float() * 2 - 1) * 1e4)
+    log_probs = teach(model, batch)  # no context: every time step draws anew
+    assert_within(log_probs, recorded["train_logprobs"], folder.tolerance["logprobs"])
+    with draw_once(model):
+        assert_within(teach(model, batch), recorded["train_logprobs"], folder.tolerance["logprobs"])
+
+
+def optimiser_of(folder: Folder, model: UpDown) -> tuple[torch.optim.Optimizer, Schedule]:
+    """The optimiser and schedule that the folder's configuration names."""
+    _, plain = model_config(folder)
+    assert plain["optim"] == "adam", f"{folder.path}: no test for optim {plain['optim']}"
+    own = masks(model)
+    groups: list[dict[str, Any]] = [
+        {
+            "params": [p for name, p in model.named_parameters() if name not in own],
+            "lr": plain["learning_rate"],
+        }
+    ]
+    if own:
+        groups.append(
+            {
+                "params": list(own.values()),
+                "lr": folder.facts["mask_lr"],
+                "weight_decay": folder.facts["mask_weight_decay"],
+                "eps": folder.facts["mask_eps"],
+                "pruning_mask": True,
+            }
+        )
+    optimiser = torch.optim.Adam(
+        groups,
+        betas=(plain["optim_alpha"], plain["optim_beta"]),
+        eps=plain["optim_epsilon"],
+        weight_decay=plain["weight_decay"],
+    )
+    if folder.facts["lr_scheduler"] == "cosine":
+        lowest, total = plain["learning_rate_min"], plain["max_train_step"]
+        return optimiser, Schedule(
+            optimiser,
+            lambda s: cosine(s, base=plain["learning_rate"], minimum=lowest, total=total),
+            skip_key="pruning_mask",
+        )
+    assert folder.facts["lr_scheduler"] == "step", f"{folder.path}: no test for this schedule"
+    rate = step(
+        folder.facts["epoch"],
+        base=plain["learning_rate"],
+        start=plain["learning_rate_decay_start"],
+        every=plain["learning_rate_decay_every"],
+        rate=plain["learning_rate_decay_rate"],
+    )
+    return optimiser, Schedule(optimiser, lambda s: rate, skip_key="pruning_mask")
+
+
+def train_step(
+    folder: Folder, model: UpDown, optimiser: torch.optim.Optimizer, schedule: Schedule, row: dict[str, Any]
+) -> None:
+    """One step on the recorded batch, compared with its recorded row."""
+    tolerance, facts, found = folder.tolerance, folder.facts, masks(model)
+    batch = inputs_of(folder)
+    loss = caption = cross_entropy(teach(model, batch), batch)
+    if found:
+        sparsity = sparsity_loss(
+            found,
+            target=model_config(folder)[1]["prune_sparsity_target"],
+            weight=facts["sparsity_weight"],
+            step=facts["sparsity_first_step"] + row["step"] - 1,
+            max_step=facts["sparsity_max_step"],
+        )
+        loss = caption + sparsity.scaled
+        assert abs(float(sparsity.loss) - row["sparsity_loss_raw"]) <= tolerance["loss"], row
+        assert abs(float(sparsity.scaled) - row["sparsity_loss_scaled"]) <= tolerance["loss"], row
+        assert abs(sparsity.anneal_rate - row["anneal_rate"]) <= tolerance["loss"], row
+    assert abs(caption.item() - row["caption_loss"]) <= tolerance["loss"], row
+    assert abs(loss.item() - row["loss"]) <= tolerance["loss"], row
+    optimiser.zero_grad()
+    loss.backward()
+    assert abs(schedule.step() - row["lr"]) <= 1e-9
+    guarded_step(optimiser, model.parameters(), clip=("value", facts["grad_clip"]))
+
+
+@pytest.mark.parity
+@of_kind("dense", "pruned", model=MODELS)
+def test_optimiser_steps_end_at_the_recorded_parameters_and_optimiser_state(folder: Folder) -> None:
+    model, expected = recorded_model(folder), folder.json("expected.json")
+    tolerance, skipped = folder.tolerance, set(folder.facts["after_steps_not_compared"])
+    optimiser, schedule = optimiser_of(folder, model)
+    assert len(expected["train_steps"]) == folder.facts["num_steps"]
+    for row in expected["train_steps"]:
+        train_step(folder, model, optimiser, schedule, row)
+    after = folder.arrays("after_steps.npz")
+    parameters = dict(model.named_parameters())
+    assert {name.removeprefix("param/") for name in after} == set(parameters)
+    for name, parameter in parameters.items():
+        is_mask = name.endswith(MASK_SUFFIX)
+        bound = tolerance["mask_logits_after_steps" if is_mask else "after_steps"]
+        if name not in skipped:
+            assert_within(parameter, after[f"param/{name}"], bound, name)
+    if not folder.find("optimizer_last.pth"):
+        return
+    recorded, own = folder.weights("optimizer_last.pth"), optimiser.state_dict()
+    assert own["param_groups"] == recorded["param_groups"]
+    assert own["state"].keys() == recorded["state"].keys()
+    for index, state in recorded["state"].items():
+        for name, value in state.items():
+            assert_within(own["state"][index][name], value, tolerance["optimizer_state"], f"{index} {name}")
+
+
+@pytest.mark.parity
+@of_kind("pruned", model=PRUNED)
+def test_exports_equal_the_recorded_files(folder: Folder) -> None:
+    model = recorded_model(folder)
+    exports = {
+        "*_pruned.pth": pruned_state(model),
+        "*_pruned_sparse.pth": sparse_state(model),
+        "*_bin_mask.pth": binary_mask_state(model),
+    }
+    compared = 0
+    for pattern, own in exports.items():
+        if not folder.find(pattern):
+            continue
+        recorded = folder.weights(pattern)
+        assert type(own) is type(recorded), pattern
+        assert list(own) == list(recorded), pattern
+        for name, value in recorded.items():
+            assert own[name].layout == value.layout, (pattern, name)
+            assert own[name].dtype == value.dtype, (pattern, name)
+            assert torch.equal(own[name].to_dense(), value.to_dense()), (pattern, name)
+            if value.is_sparse:
+                assert own[name]._nnz() == value._nnz(), (pattern, name)
+        compared += 1
+    assert compared
+
+
+@pytest.mark.parity
+@of_kind("pruned", model=PRUNED)
+def test_pruned_weights_in_the_dense_class_give_the_log_probs_of_the_pruned_class(folder: Folder) -> None:
+    batch, dense = inputs_of(folder), model_of(folder, dense_class=True)
+    dense.load_original(folder.weights("*_pruned_sparse.pth"))
+    expected = folder.json("expected.json")["max_abs_diff_pruned_vs_dense_class_logprobs"]
+    bound = folder.tolerance["logprobs"] + expected
+    assert_within(teach(dense, batch), folder.arrays("expected.npz")["logprobs"], bound)
+
+
+@pytest.mark.parity
+@of_kind("pruned", model=PRUNED)
+def test_files_with_masks_are_refused_by_the_dense_class_with_a_hint(folder: Folder) -> None:
+    dense = model_of(folder, dense_class=True)
+    with pytest.raises(UserError, match="holds masks"):
+        dense.load_original(folder.weights("*_best.pth"))
