@@ -3,10 +3,10 @@
     measure.py P                  run every measurement of projects/P (or of packages/core, as prunelab)
     measure.py P --only NAME ...  run these alone
     measure.py P --tables         run nothing, fill the tables from results/
-    measure.py --check            run nothing, write nothing: fails where a README differs from its results
+    measure.py --check            write nothing, fail where a README differs from its results
 
-`measured.yaml` looks like this. Words in braces are replaced in commands and paths: `{out}` is the measurement's
-own new folder, `{runs}` the folder that holds those of all measurements, `{data}` the folder PRUNELAB_DATA::
+`measured.yaml` looks like this. Words in braces are replaced in commands and paths: `{out}` is the
+measurement's own new folder, `{runs}` the folder of all of them, `{data}` the folder PRUNELAB_DATA::
 
     measurements:
       - name: dense                     # results/dense.json
@@ -19,7 +19,7 @@ own new folder, `{runs}` the folder that holds those of all measurements, `{data
         # FILE:KEY, also KEY.KEY and KEY.0; of a .jsonl file the last line that has the key. Or, instead of
         # figures, `rows: FILE`: a JSON list of mappings, one a row of the table.
     tables:
-      - name: measured                  # between <!-- measured:begin measured --> and <!-- measured:end ... -->
+      - name: measured                  # between <!-- measured:begin measured --> and its end
         from: [dense]
         columns: [{title: model, key: model}, {title: CIDEr, key: CIDEr, format: .3f}]
 
