@@ -193,7 +193,7 @@ class OptimConfig:
     label_smoothing: float = 0.0
     """Share of a target's probability that is spread over the other words."""
     grad_clip: float = 0.1
-    """Bound on each single gradient value (not on their norm)."""
+    """Bound on each single gradient value (not on their norm); 0: none."""
     optim: str = "adam"
     """Optimiser of the schedules ``step`` and ``cosine`` (``noam`` brings its own Adam)."""
     optim_alpha: float = 0.9

@@ -167,7 +167,7 @@ def _build(values: Mapping[str, Any], where: str) -> Config:
     return from_plain(Config, plain, where=where)
 
 
-def run_dir(cfg: Config) -> Path:
+def run_folder(cfg: Config) -> Path:
     """The folder of a run: ``output``, else ``id`` in ``log_dir``.
 
     Without a ``log_dir`` runs lie in PRUNELAB_RUNS, else in ``runs``, where one without an ``id`` is named

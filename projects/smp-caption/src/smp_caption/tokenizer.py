@@ -126,9 +126,16 @@ class Tokenizer:
 
     def save(self, folder: Path) -> None:
         """Write ``<type>.model`` and ``<type>.vocab`` into ``folder/tokenizer``."""
-        name = MODEL_TYPES[self.kind]
-        _write(folder / FOLDER / f"{name}.model", self._processor.serialized_model_proto())
-        _write(folder / FOLDER / f"{name}.vocab", _vocabulary(self._processor).encode())
+        for name, content in self.files().items():
+            _write(folder / name, content)
+
+    def files(self) -> dict[str, bytes]:
+        """What `save` writes: paths in the folder to contents."""
+        name = f"{FOLDER}/{MODEL_TYPES[self.kind]}"
+        return {
+            f"{name}.model": self._processor.serialized_model_proto(),
+            f"{name}.vocab": _vocabulary(self._processor).encode(),
+        }
 
     def _ids(self, text: str, sampling: bool) -> list[int]:
         if sampling:
