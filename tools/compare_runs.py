@@ -2,7 +2,7 @@
 
     compare_runs.py A B                      a row a value: last of each, largest difference, where first
     compare_runs.py A B --plot curves.png    both curves of every value that both have
-    compare_runs.py A B --same               for a change that must not change numbers: fails where any differs
+    compare_runs.py A B --same               for a change that must not change numbers: fails where one does
 
 Times and rates differ between any two runs: values whose names speak of them are left out of `--same`.
 """

@@ -1,7 +1,7 @@
 """Check everything that needs a GPU: `gpu_check.py [PROJECT ...]`.
 
 For the core and each project, from the sources (only the dependencies need to be installed): the tests marked
-`gpu`, and one step at the paper's real size, which is what the project's module `<package>.gpu_check` does if it
+`gpu`, and one step at the paper's real size, by the project's module `<package>.gpu_check` if it
 has one. Ends with one plain line; without a GPU that line says so and the code is 0.
 """
 
