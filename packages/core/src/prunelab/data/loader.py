@@ -134,7 +134,7 @@ def make_loader(
         )
         fork = sys.platform == "linux" and "fork" in multiprocessing.get_all_start_methods()
         loader = DataLoader(
-            _SeededBatches(dataset, collate, seed),  # pyright: ignore[reportArgumentType] - makes whole batches
+            _SeededBatches(dataset, collate, seed),  # pyright: ignore[reportArgumentType] - batches
             batch_sampler=sampler,  # pyright: ignore[reportArgumentType] - keys instead of numbers
             collate_fn=_as_it_is,
             num_workers=workers,

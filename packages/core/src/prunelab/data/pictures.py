@@ -10,8 +10,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from prunelab.errors import UserError
 from prunelab.util import StrPath
 
-FORMATS = ("JPEG", "MPO", "PNG")
-"""File formats that are opened, told by content; MPO is what some cameras write under ``.jpg``."""
+FORMATS = ("JPEG", "PNG")
+"""File formats that are opened, told by content."""
 
 
 def read_picture(path: StrPath) -> Image.Image:

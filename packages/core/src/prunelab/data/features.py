@@ -1,0 +1,236 @@
+"""Features of pictures behind one interface: a folder of NumPy files, an HDF5 file, or a store of our own."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from prunelab.data.store import FeatureStore, FeatureWriter, is_store
+from prunelab.errors import UserError
+from prunelab.util import StrPath
+
+
+class FeatureSource(Protocol):
+    """Features by image id."""
+
+    def __contains__(self, image_id: int, /) -> bool:
+        """Whether there are features of this image."""
+        ...
+
+    def get(self, image_id: int, /) -> np.ndarray:
+        """The features of one image, (n, F) float32.
+
+        Raises:
+            UserError: they are missing or damaged, or not an array of numbers.
+        """
+        ...
+
+
+def _as_rows(values: Any, where: str) -> np.ndarray:
+    """An array as it was stored, as (n, F) float32; a single vector becomes one row."""
+    array = np.asarray(values)
+    if array.dtype.kind not in "fiu" or array.ndim == 0:
+        raise UserError(f"{where}: holds {array.dtype} of shape {array.shape}; expected rows of numbers")
+    if array.size == 0:
+        raise UserError(f"{where}: holds no values (shape {array.shape}); expected at least one row")
+    return array.reshape(-1, array.shape[-1]).astype(np.float32, copy=False)  # (..., F) -> (n, F)
+
+
+class FolderFeatures:
+    """A folder of ``<image id>.npy`` or ``.npz`` (its array ``feat``, else its only one)."""
+
+    def __init__(self, path: StrPath) -> None:
+        self.path = Path(path)
+        self._first = ".npy"
+
+    def _file(self, image_id: int) -> Path | None:
+        endings = (self._first, ".npz" if self._first == ".npy" else ".npy")
+        for ending in endings:
+            file = self.path / f"{image_id}{ending}"
+            if file.is_file():
+                self._first = ending  # the next one will most likely be of the same kind
+                return file
+        return None
+
+    def __contains__(self, image_id: int) -> bool:
+        """Whether the image's file is there."""
+        return self._file(image_id) is not None
+
+    def get(self, image_id: int) -> np.ndarray:
+        """Read one file; see `FeatureSource.get`."""
+        file = self._file(image_id)
+        if file is None:
+            raise UserError(f"{self.path / str(image_id)}.npy: no features of image {image_id} (nor .npz)")
+        try:
+            with open(file, "rb") as opened:
+                loaded = np.load(opened, allow_pickle=False)
+                return _as_rows(_only_array(loaded, file), str(file))
+        except (ValueError, OSError, EOFError, KeyError, SyntaxError, zipfile.BadZipFile) as error:
+            raise UserError(f"{file}: not a whole NumPy file of numbers ({_first_line(error)})") from error
+
+
+def _only_array(loaded: Any, file: Path) -> np.ndarray:
+    """The array of a ``.npy`` file, or the one that counts of a ``.npz`` file."""
+    if isinstance(loaded, np.ndarray):
+        return loaded
+    names = loaded.files
+    name = "feat" if "feat" in names else names[0] if len(names) == 1 else None
+    if name is None:
+        raise UserError(f"{file}: holds the arrays {', '.join(names)}; expected 'feat' or a single one")
+    return loaded[name]
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0][:120]
+
+
+class Hdf5Features:
+    """An HDF5 file with one data set an image, named ``<image id>`` or ``<image id>_features``.
+
+    The file is opened by each process when it first reads: a handle that was carried over a fork reads
+    garbage.
+    """
+
+    def __init__(self, path: StrPath) -> None:
+        self.path = Path(path)
+        self._handle: Any = None
+        self._process = -1
+        self._suffix = "_features" if self._any_key().endswith("_features") else ""
+        self.close()  # so that no handle is carried over a fork
+
+    def _file(self) -> Any:
+        if self._process != os.getpid():
+            import h5py
+
+            try:
+                self._handle = h5py.File(self.path, "r")
+            except OSError as error:
+                raise UserError(f"{self.path}: not a whole HDF5 file ({_first_line(error)})") from error
+            self._process = os.getpid()
+        return self._handle
+
+    def _any_key(self) -> str:
+        try:
+            return next(iter(self._file()))
+        except StopIteration:
+            raise UserError(f"{self.path}: holds no data set; expected one an image") from None
+
+    def close(self) -> None:
+        """Close this process's handle; the next read opens it again."""
+        if self._process == os.getpid():
+            self._handle.close()
+        self._handle, self._process = None, -1
+
+    def __contains__(self, image_id: int) -> bool:
+        """Whether the image's data set is there."""
+        return f"{image_id}{self._suffix}" in self._file()
+
+    def get(self, image_id: int) -> np.ndarray:
+        """Read one data set; see `FeatureSource.get`."""
+        name = f"{image_id}{self._suffix}"
+        file = self._file()
+        if name not in file:
+            raise UserError(f"{self.path}: no features of image {image_id}; expected a data set {name!r}")
+        try:
+            return _as_rows(file[name][()], f"{self.path}: data set {name!r}")
+        except (OSError, RuntimeError, TypeError, AttributeError) as error:
+            raise UserError(
+                f"{self.path}: data set {name!r} cannot be read ({_first_line(error)})"
+            ) from error
+
+
+def open_features(path: StrPath) -> FeatureSource:
+    """Open features, recognised by what is there: a store, a folder of NumPy files, or an HDF5 file.
+
+    Raises:
+        UserError: nothing is there, or nothing that is known.
+    """
+    place = Path(path)
+    if place.is_dir():
+        if is_store(place):
+            return FeatureStore(place)
+        with os.scandir(place) as entries:
+            if any(entry.name.endswith((".npy", ".npz")) for entry in entries):
+                return FolderFeatures(place)
+        raise UserError(f"{place}: no features found; expected <image id>.npy, .npz or feature shards")
+    if not place.is_file():
+        raise UserError(f"{place}: no such file or folder; expected features of the pictures")
+    with open(place, "rb") as file:
+        if file.read(8) == b"\x89HDF\r\n\x1a\n":
+            return Hdf5Features(place)
+    raise UserError(f"{place}: not a file of features; expected HDF5, or a folder")
+
+
+class CachedFeatures:
+    """Keeps features in memory while enough of it is free; each process keeps its own.
+
+    Following the original's rule, nothing is kept where ``min_free_ram`` is 1; else an item is kept if the
+    free share of the machine's memory is greater than ``max(0.2, min_free_ram)`` at that moment. Nothing is
+    dropped again. Where the operating system does not tell (no ``/proc/meminfo``), nothing is kept.
+    """
+
+    def __init__(self, source: FeatureSource, *, min_free_ram: float) -> None:
+        if not 0 <= min_free_ram <= 1:
+            raise UserError(f"cache_min_free_ram is {min_free_ram}; expected a share from 0 to 1")
+        self.source, self.min_free_ram = source, min_free_ram
+        self.kept: dict[int, np.ndarray] = {}
+
+    def __contains__(self, image_id: int) -> bool:
+        """Whether there are features of this image."""
+        return image_id in self.kept or image_id in self.source
+
+    def get(self, image_id: int) -> np.ndarray:
+        """As the source's; read-only, since it may be given out again."""
+        found = self.kept.get(image_id)
+        if found is None:
+            found = self.source.get(image_id)
+            found.setflags(write=False)
+            if self.min_free_ram < 1 and free_share() > max(0.2, self.min_free_ram):
+                self.kept[image_id] = found
+        return found
+
+
+def free_share(meminfo: StrPath = "/proc/meminfo") -> float:
+    """Free memory (MemFree + Buffers + Cached) over all memory; 0 where the system does not tell."""
+    try:
+        lines = Path(meminfo).read_text(encoding="ascii").splitlines()
+        amounts = {line.split(":")[0]: int(line.split()[1]) for line in lines if line.strip()}
+        return (amounts["MemFree"] + amounts["Buffers"] + amounts["Cached"]) / amounts["MemTotal"]
+    except (OSError, KeyError, ValueError, IndexError):
+        return 0.0
+
+
+def copy_to_store(
+    source: FeatureSource, ids: Iterable[int], path: StrPath, *, dtype: str = "float16", rank: int = 0
+) -> int:
+    """Copy features into a store of our own, which reads faster.
+
+    What is there already is left out, so a killed copy goes on when it is started again.
+
+    Returns:
+        The number of items copied now.
+
+    Raises:
+        UserError: features are missing, damaged or of differing widths, or the store cannot be written.
+    """
+    writer, copied = None, 0
+    try:
+        for image_id in ids:
+            if writer is not None and image_id in writer:
+                continue
+            rows = source.get(image_id)
+            if writer is None:
+                writer = FeatureWriter(path, width=rows.shape[1], dtype=dtype, rank=rank)
+                if image_id in writer:
+                    continue
+            writer.add(image_id, rows)
+            copied += 1
+    finally:
+        if writer is not None:
+            writer.close()
+    return copied

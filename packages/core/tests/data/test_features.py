@@ -1,0 +1,165 @@
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from prunelab.data import features
+from prunelab.data.features import CachedFeatures, FolderFeatures, Hdf5Features, copy_to_store, open_features
+from prunelab.data.loader import make_loader
+from prunelab.data.store import FeatureStore
+from prunelab.errors import UserError
+
+VALUES = {i: np.random.default_rng(i).standard_normal((i % 3 + 1, 5)).astype(np.float32) for i in range(9)}
+
+
+def folder(path: Path) -> Path:
+    path.mkdir()
+    for image_id, rows in VALUES.items():
+        if image_id % 2:
+            np.save(path / f"{image_id}.npy", rows)
+        else:
+            np.savez(path / f"{image_id}.npz", feat=rows, box=rows[:, :4])
+    return path
+
+
+def hdf5(path: Path, suffix: str) -> Path:
+    with h5py.File(path, "w") as file:
+        for image_id, rows in VALUES.items():
+            file.create_dataset(f"{image_id}{suffix}", data=rows)
+    return path
+
+
+def test_every_layout_is_recognised_and_gives_the_same_rows(tmp_path: Path):
+    paths = [
+        folder(tmp_path / "folder"),
+        hdf5(tmp_path / "plain.h5", ""),
+        hdf5(tmp_path / "features.data", "_features"),
+    ]
+    assert copy_to_store(open_features(paths[0]), VALUES, tmp_path / "store", dtype="float32") == 9
+    assert copy_to_store(open_features(paths[0]), VALUES, tmp_path / "store", dtype="float32") == 0
+    kinds = [FolderFeatures, Hdf5Features, Hdf5Features, FeatureStore]
+    for path, kind in zip([*paths, tmp_path / "store"], kinds, strict=True):
+        source = open_features(path)
+        assert isinstance(source, kind)
+        for image_id, rows in VALUES.items():
+            assert image_id in source
+            found = source.get(image_id)
+            assert found.dtype == np.float32
+            assert np.array_equal(found, rows)
+        assert 77 not in source
+        with pytest.raises(UserError, match="no features of image 77"):
+            source.get(77)
+
+
+@pytest.mark.parametrize("kind", ["folder", "hdf5", "store"])
+def test_workers_read_what_the_main_process_reads_after_it_has_read(tmp_path: Path, kind: str):
+    source = open_features(folder(tmp_path / "folder"))
+    if kind == "hdf5":
+        source = open_features(hdf5(tmp_path / "f.h5", ""))
+    if kind == "store":
+        copy_to_store(source, VALUES, tmp_path / "store", dtype="float32")
+        source = open_features(tmp_path / "store")
+
+    class Rows:
+        def __len__(self) -> int:
+            return len(VALUES)
+
+        def __getitem__(self, index: int) -> np.ndarray:
+            return source.get(index)
+
+    source.get(0)
+    options = {"batch_size": 2, "collate": list, "seed": 0, "shuffle": True, "drop_last": False}
+    for none, two in zip(
+        make_loader(Rows(), **options), make_loader(Rows(), workers=2, **options), strict=True
+    ):
+        assert all(np.array_equal(a, b) for a, b in zip(none, two, strict=True))
+
+
+def test_old_shapes_become_rows_of_float32(tmp_path: Path):
+    np.save(tmp_path / "1.npy", np.arange(6.0))
+    np.save(tmp_path / "2.npy", np.arange(24, dtype=np.int16).reshape(2, 3, 4))
+    source = open_features(tmp_path)
+    assert source.get(1).shape == (1, 6)
+    assert source.get(2).shape == (6, 4)
+    assert source.get(2).dtype == np.float32
+
+
+def test_broken_files_are_one_clear_line_naming_the_file(tmp_path: Path):
+    np.save(tmp_path / "1.npy", np.zeros((3, 4)))
+    good = (tmp_path / "1.npy").read_bytes()
+    broken = {
+        2: good[:-1],
+        3: good[:40],
+        4: b"",
+        5: b"<html>not found</html>",
+        6: b"PK\x03\x04 half a zip",
+    }
+    for image_id, raw in broken.items():
+        (tmp_path / f"{image_id}.npy").write_bytes(raw)
+    np.save(tmp_path / "7.npy", np.array(["a", "b"]))
+    np.save(tmp_path / "8.npy", np.array([{}], dtype=object), allow_pickle=True)
+    np.save(tmp_path / "9.npy", np.zeros((0, 4)))
+    np.savez(tmp_path / "10.npz", a=np.zeros(3), b=np.zeros(3))
+    np.save(tmp_path / "11.npy", np.float32(3))
+    source = open_features(tmp_path)
+    for image_id in (*broken, 7, 8, 9, 10, 11):
+        with pytest.raises(UserError, match=rf"{tmp_path}/{image_id}\.np[yz]: ") as caught:
+            source.get(image_id)
+        assert "\n" not in str(caught.value)
+
+
+def test_wrong_places_are_one_clear_line(tmp_path: Path):
+    with pytest.raises(UserError, match="no such file or folder"):
+        open_features(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="no features found"):
+        open_features(tmp_path)
+    (tmp_path / "x.h5").write_text("text")
+    with pytest.raises(UserError, match="not a file of features"):
+        open_features(tmp_path / "x.h5")
+    raw = hdf5(tmp_path / "y.h5", "").read_bytes()
+    (tmp_path / "x.h5").write_bytes(raw[: len(raw) // 2])
+    with pytest.raises(UserError, match="not a whole HDF5 file"):
+        open_features(tmp_path / "x.h5")
+    with h5py.File(tmp_path / "empty.h5", "w"):
+        pass
+    with pytest.raises(UserError, match="holds no data set"):
+        open_features(tmp_path / "empty.h5")
+    with h5py.File(tmp_path / "odd.h5", "w") as file:
+        file.create_group("1")
+        file["2"] = "text"
+    odd = open_features(tmp_path / "odd.h5")
+    with pytest.raises(UserError, match="data set '1' cannot be read"):
+        odd.get(1)
+    with pytest.raises(UserError, match=r"data set '2': holds .*; expected rows of numbers"):
+        odd.get(2)
+
+
+def test_the_cache_keeps_rows_while_memory_is_free_and_its_rule_is_the_originals(tmp_path: Path, monkeypatch):
+    source = open_features(folder(tmp_path / "folder"))
+    monkeypatch.setattr(features, "free_share", lambda: 0.45)
+    for share, kept in ((0.4, True), (0.5, False), (1.0, False), (0.1, True)):
+        cache = CachedFeatures(source, min_free_ram=share)
+        first = cache.get(3)
+        assert (cache.get(3) is first) == kept
+        assert np.array_equal(first, VALUES[3])
+        assert not first.flags.writeable
+        assert 3 in cache
+        assert 77 not in cache
+    monkeypatch.setattr(features, "free_share", lambda: 0.2)
+    cache = CachedFeatures(source, min_free_ram=0.0)
+    cache.get(3)
+    assert not cache.kept
+    with pytest.raises(UserError, match=r"cache_min_free_ram is 1\.5"):
+        CachedFeatures(source, min_free_ram=1.5)
+
+
+def test_free_memory_is_read_as_linux_tells_it(tmp_path: Path):
+    info = tmp_path / "meminfo"
+    info.write_text(
+        "MemTotal: 1000 kB\nMemFree: 100 kB\nMemAvailable: 900 kB\nBuffers: 50 kB\nCached: 250 kB\n"
+    )
+    assert features.free_share(info) == 0.4
+    assert features.free_share(tmp_path / "none") == 0.0
+    info.write_text("MemTotal: 1000 kB\n")
+    assert features.free_share(info) == 0.0
