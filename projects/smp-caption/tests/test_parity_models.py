@@ -88,7 +88,7 @@ def test_number_of_parameters_and_masks_agree(folder: Folder) -> None:
         assert count - in_masks == stats["total_weight_params"]
         values = torch.cat([mask.detach().flatten() for mask in found.values()]).unique()
         assert values.tolist() == stats["mask_init_values"]
-        assert float(total_sparsity(found, "supermask")) == stats["init_sparsity"]
+        assert total_sparsity(found, "supermask").item() == stats["init_sparsity"]
 
 
 @pytest.mark.parity
@@ -96,9 +96,9 @@ def test_number_of_parameters_and_masks_agree(folder: Folder) -> None:
 def test_sparsities_and_the_sparsity_loss_agree(folder: Folder) -> None:
     model, expected = recorded_model(folder), folder.json("expected.json")
     found, tolerance = masks(model), folder.tolerance
-    assert abs(float(total_sparsity(found, "supermask")) - expected["all_mask_sparsity"]) <= tolerance["loss"]
-    assert float(nnz(found, "supermask")) == expected["nnz"]
-    assert abs(float(average(found)) - expected["all_mask_avg"]) <= tolerance["loss"]
+    assert abs(total_sparsity(found, "supermask").item() - expected["all_mask_sparsity"]) <= tolerance["loss"]
+    assert nnz(found, "supermask").item() == expected["nnz"]
+    assert abs(average(found).item() - expected["all_mask_avg"]) <= tolerance["loss"]
     each = per_mask_sparsity(found, "supermask")
     assert list(each) == list(expected["per_mask_sparsity"])
     for name, value in expected["per_mask_sparsity"].items():
@@ -113,7 +113,7 @@ def test_sparsities_and_the_sparsity_loss_agree(folder: Folder) -> None:
     )
     assert abs(float(loss.loss) - facts["raw"]) <= tolerance["loss"]
     assert abs(loss.anneal_rate - facts["anneal_rate"]) <= tolerance["loss"]
-    assert abs(float(loss.scaled) - facts["scaled"]) <= tolerance["loss"]
+    assert abs(loss.scaled.item() - facts["scaled"]) <= tolerance["loss"]
     loss.scaled.backward()
     assert_gradients(folder, model, folder.arrays("expected.npz"), "sparsity_grad/")
 
@@ -213,7 +213,7 @@ def train_step(
         )
         loss = caption + sparsity.scaled
         assert abs(float(sparsity.loss) - row["sparsity_loss_raw"]) <= tolerance["loss"], row
-        assert abs(float(sparsity.scaled) - row["sparsity_loss_scaled"]) <= tolerance["loss"], row
+        assert abs(sparsity.scaled.item() - row["sparsity_loss_scaled"]) <= tolerance["loss"], row
         assert abs(sparsity.anneal_rate - row["anneal_rate"]) <= tolerance["loss"], row
     assert abs(caption.item() - row["caption_loss"]) <= tolerance["loss"], row
     assert abs(loss.item() - row["loss"]) <= tolerance["loss"], row
