@@ -3,6 +3,7 @@ exports."""
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -12,9 +13,11 @@ from torch import Tensor
 from prunelab.errors import UserError
 from prunelab.mask import MASK_SUFFIX, draw_once, masks, use_samples
 from prunelab.mask.sparsity import average, nnz, per_mask_sparsity, sparsity_loss, total_sparsity
-from prunelab.optim import Schedule, cosine, guarded_step, step
+from prunelab.optim import Schedule, guarded_step
+from smp_caption.config import Config, OptimConfig, PruneConfig
 from smp_caption.export_original import binary_mask_state, pruned_state, sparse_state
 from smp_caption.model import UpDown
+from smp_caption.steps import caption_loss, make_optimizer, make_schedule
 
 from .parity_models import (
     DENSE,
@@ -33,11 +36,7 @@ MODELS = (DENSE, PRUNED)
 
 
 def cross_entropy(log_probs: Tensor, batch: dict[str, Tensor]) -> Tensor:
-    """The recorded loss: mean over the tokens after bos."""
-    target, mask = batch["seqs"][:, 1:], batch["masks"][:, 1:]
-    width = min(target.shape[1], log_probs.shape[1])
-    chosen = log_probs[:, :width].gather(2, target[:, :width].unsqueeze(2)).squeeze(2)
-    return -(chosen * mask[:, :width]).sum() / mask[:, :width].sum()
+    return caption_loss(log_probs, batch["seqs"], batch["masks"])
 
 
 @pytest.mark.parity
@@ -51,6 +50,26 @@ def test_log_probs_loss_and_gradients_agree(folder: Folder) -> None:
     assert abs(loss.item() - expected["xe_loss"]) <= folder.tolerance["loss"]
     loss.backward()
     assert_gradients(folder, model, recorded, "grad/")
+
+
+@pytest.mark.parity
+@of_kind("dense", "pruned", model=MODELS)
+def test_label_smoothing_is_refused_as_recorded_and_mended_as_recorded(folder: Folder) -> None:
+    recorded = folder.json("expected.json").get("label_smoothing")
+    if recorded is None:
+        pytest.skip(f"{folder.path} records no label smoothing")
+    batch, smoothing = inputs_of(folder), recorded["smoothing"]
+    with torch.no_grad():
+        log_probs = teach(recorded_model(folder), batch)
+    pair = (batch["seqs"], batch["masks"])
+    fixed = caption_loss(log_probs, *pair, smoothing=smoothing)
+    assert abs(fixed.item() - recorded["loss_fixed"]) <= folder.tolerance["loss"]
+    if recorded.get("error"):
+        with pytest.raises(UserError, match="label_smoothing"):
+            caption_loss(log_probs, *pair, smoothing=smoothing, cut_prediction=False)
+    else:
+        original = caption_loss(log_probs, *pair, smoothing=smoothing, cut_prediction=False)
+        assert abs(original.item() - recorded["loss"]) <= folder.tolerance["loss"]
 
 
 @pytest.mark.parity
@@ -153,47 +172,16 @@ def test_masks_drawn_at_every_call_follow_the_recorded_path_where_the_logits_lea
 
 def optimiser_of(folder: Folder, model: UpDown) -> tuple[torch.optim.Optimizer, Schedule]:
     """The optimiser and schedule that the folder's configuration names."""
-    _, plain = model_config(folder)
-    assert plain["optim"] == "adam", f"{folder.path}: no test for optim {plain['optim']}"
-    own = masks(model)
-    groups: list[dict[str, Any]] = [
-        {
-            "params": [p for name, p in model.named_parameters() if name not in own],
-            "lr": plain["learning_rate"],
-        }
-    ]
-    if own:
-        groups.append(
-            {
-                "params": list(own.values()),
-                "lr": folder.facts["mask_lr"],
-                "weight_decay": folder.facts["mask_weight_decay"],
-                "eps": folder.facts["mask_eps"],
-                "pruning_mask": True,
-            }
-        )
-    optimiser = torch.optim.Adam(
-        groups,
-        betas=(plain["optim_alpha"], plain["optim_beta"]),
-        eps=plain["optim_epsilon"],
-        weight_decay=plain["weight_decay"],
-    )
-    if folder.facts["lr_scheduler"] == "cosine":
-        lowest, total = plain["learning_rate_min"], plain["max_train_step"]
-        return optimiser, Schedule(
-            optimiser,
-            lambda s: cosine(s, base=plain["learning_rate"], minimum=lowest, total=total),
-            skip_key="pruning_mask",
-        )
-    assert folder.facts["lr_scheduler"] == "step", f"{folder.path}: no test for this schedule"
-    rate = step(
-        folder.facts["epoch"],
-        base=plain["learning_rate"],
-        start=plain["learning_rate_decay_start"],
-        every=plain["learning_rate_decay_every"],
-        rate=plain["learning_rate_decay_rate"],
-    )
-    return optimiser, Schedule(optimiser, lambda s: rate, skip_key="pruning_mask")
+    model_cfg, plain = model_config(folder)
+    known = {field.name for field in fields(OptimConfig)}
+    optim = OptimConfig(**{name: value for name, value in plain.items() if name in known})
+    assert optim.lr_scheduler == folder.facts["lr_scheduler"]
+    prune = PruneConfig()
+    if folder.kind == "pruned":
+        prune = PruneConfig(prune_type="supermask", prune_supermask_lr=folder.facts["mask_lr"])
+    optimiser = make_optimizer(model, optim, prune)
+    cfg = Config(model=model_cfg, optim=optim, prune=prune)
+    return optimiser, make_schedule(optimiser, cfg, plain["max_train_step"])
 
 
 def train_step(
@@ -219,7 +207,8 @@ def train_step(
     assert abs(loss.item() - row["loss"]) <= tolerance["loss"], row
     optimiser.zero_grad()
     loss.backward()
-    assert abs(schedule.step() - row["lr"]) <= 1e-9
+    rate = schedule.step(at=facts["epoch"] if facts["lr_scheduler"] == "step" else None)
+    assert abs(rate - row["lr"]) <= 1e-9
     guarded_step(optimiser, model.parameters(), clip=("value", facts["grad_clip"]))
 
 
