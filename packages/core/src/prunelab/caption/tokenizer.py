@@ -1,8 +1,9 @@
 """The tokeniser of caption evaluation, in Python: lower-case Penn Treebank tokens without punctuation.
 
-Published BLEU, METEOR, ROUGE-L, CIDEr and SPICE figures are computed on captions that Stanford's tokeniser has
-cut (class ``PTBTokenizer`` with ``-preserveLines -lowerCase``) and from which a list of punctuation tokens was
-removed. This module gives the same strings without Java; docs/caption-metrics.md says how it was compared.
+Published BLEU, METEOR, ROUGE-L, CIDEr and SPICE figures are computed on captions that Stanford's tokeniser
+has cut (class ``PTBTokenizer`` with ``-preserveLines -lowerCase``) and from which a list of punctuation
+tokens was removed. This module gives the same strings without Java; docs/caption-metrics.md says how it was
+compared.
 """
 
 from __future__ import annotations
