@@ -18,7 +18,8 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from prunelab.errors import UserError
-from prunelab.util import atomic_folder, human_bytes, read_json, sha256_file
+from prunelab.seed import derive, preserved, seed_all
+from prunelab.util import atomic_folder, human_bytes, read_json, recover_folder, sha256_file
 
 FORMAT = 1
 """Version of the layout above."""
@@ -86,8 +88,8 @@ class _Packer:
         if self._unknown is not None:
             return self._unknown(value)
         raise UserError(
-            f"state {path.strip('/') or 'value'} is a {type(value).__name__}; expected tensors and plain data "
-            "(numbers, strings, lists, tuples, dicts)"
+            f"state {path.strip('/') or 'value'} is a {type(value).__name__}; expected tensors and plain "
+            "data (numbers, strings, lists, tuples, dicts)"
         )
 
     def _mapping(self, value: Mapping[Any, Any], path: str) -> Any:
@@ -262,10 +264,20 @@ class Checkpoint:
         Raises:
             UserError: the tensors cannot be read.
         """
+        with self._tensors() as tensors:
+            return unpack(self._at(path), lambda key: tensors.get_tensor(key).clone(), device)
+
+    def packed(self) -> tuple[Any, dict[str, torch.Tensor]]:
+        """The whole state in the form that `pack` gave."""
+        with self._tensors() as tensors:
+            return self._plain, {key: tensors.get_tensor(key).clone() for key in tensors.keys()}  # noqa: SIM118
+
+    @contextmanager
+    def _tensors(self) -> Iterator[Any]:
         file = self.folder / "tensors.safetensors"
         try:
             with safe_open(file, framework="pt") as tensors:
-                return unpack(self._at(path), lambda key: tensors.get_tensor(key).clone(), device)
+                yield tensors
         except (OSError, SafetensorError) as error:
             raise UserError(
                 f"{file}: cannot be read: {error}; expected the tensors of a checkpoint"
@@ -284,6 +296,28 @@ def _no_tensor(key: str) -> torch.Tensor:
 
 # A folder of checkpoints
 # --------------------------------------------------------------------------------------
+
+
+def once(folder: Path, key: str, seed: int, work: Callable[[], Any], say: Callable[[str], None]) -> Any:
+    """The kept result of one-off work, or its result now, kept for the next time; in one process.
+
+    The work runs with random states of its own, made from ``seed`` and ``key``.
+
+    Returns:
+        The result in the form that `pack` gives: it is the same, kept or fresh.
+    """
+    recover_folder(folder)
+    if folder.is_dir():
+        problem = verify(folder)
+        if problem is None:
+            return Checkpoint(folder).packed()
+        say(f"{folder} is damaged ({problem}); doing {key!r} again")
+    with preserved():
+        seed_all(derive(seed, "once", key))
+        result = work()
+    reached("once: done")
+    write(folder, result, key=key)
+    return pack(result)
 
 
 def listed(folder: Path) -> list[Path]:

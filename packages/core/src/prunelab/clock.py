@@ -1,4 +1,4 @@
-"""When is it time? Cadences that name their unit, and a clock of training time."""
+"""When is it time? Cadences that name their unit, a clock of training time, counters, and the step border."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from prunelab import dist
 from prunelab.errors import UserError
 
 UNITS = {
@@ -133,3 +134,141 @@ class Clock:
         self._done, self._since = float(state["seconds"]), None
         if running:
             self.start()
+
+
+class Counter:
+    """Counts steps, updates and epochs, and knows which of them is the last.
+
+    Attributes:
+        step: micro-batches so far, the present one included.
+        updates: optimizer updates so far.
+        epoch: the present epoch, from 0.
+        position: micro-batches of this epoch so far.
+        through: this epoch's micro-batches have all been made, and its loop is left.
+        epochs: number of epochs in all, if known.
+        steps_per_epoch: number of micro-batches in an epoch, if known.
+    """
+
+    def __init__(self, max_steps: int | None) -> None:
+        self.max_steps = max_steps
+        self.step = self.updates = self.epoch = self.position = 0
+        self.through = False
+        self.epochs: int | None = None
+        self.steps_per_epoch: int | None = None
+        self._updates_before = 0
+
+    def begin_step(self) -> None:
+        """One more micro-batch is handed out."""
+        self.step += 1
+        self.position += 1
+        self._updates_before = self.updates
+
+    def begin_epoch(self) -> None:
+        """Go to the next epoch."""
+        self.epoch += 1
+        self.position = 0
+        self.through = False
+
+    @property
+    def at_limit(self) -> bool:
+        """The largest allowed number of steps is made."""
+        return self.max_steps is not None and self.step >= self.max_steps
+
+    @property
+    def cut_short(self) -> bool:
+        """That number fell inside an epoch."""
+        return self.at_limit and not self.through
+
+    @property
+    def epoch_ends(self) -> bool:
+        """This is the epoch's last micro-batch, or it is behind us."""
+        return self.through or self.position == self.steps_per_epoch
+
+    @property
+    def is_last(self) -> bool:
+        """No step comes after this one."""
+        return self.at_limit or (self.epoch + 1 == self.epochs and self.epoch_ends)
+
+    @property
+    def total(self) -> int | None:
+        """Number of steps in all, if known; epochs before the present one may have had other lengths."""
+        total = None
+        if self.steps_per_epoch is not None and self.epochs is not None:
+            total = self.step - self.position + (self.epochs - self.epoch) * self.steps_per_epoch
+        if total is None or self.max_steps is None:
+            return self.max_steps if total is None else total
+        return min(total, self.max_steps)
+
+    def due(self, every: Every, *, last: bool) -> bool:
+        """Whether a cadence in steps, updates or epochs falls on this step; see `prunelab.run.Run.due`."""
+        last = last and self.is_last
+        if every.unit == "epochs":
+            return self.epoch_ends and due(self.epoch + 1, every, last=last)
+        if every.unit == "updates":
+            return crossed(self._updates_before, self.updates, every) or (last and bool(every.count))
+        return due(self.step, every, last=last)
+
+    def state_dict(self) -> dict[str, int]:
+        """Where to go on: after an epoch that is through, at the beginning of the next one."""
+        return {
+            "step": self.step,
+            "updates": self.updates,
+            "epoch": self.epoch + self.through,
+            "position": 0 if self.through else self.position,
+        }
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Go on where the state was taken."""
+        self.step, self.updates = state["step"], state["updates"]
+        self.epoch, self.position = state["epoch"], state["position"]
+        self._updates_before = self.updates
+
+
+class Border:
+    """What may come between two steps: a signal to stop, cadences in minutes; alike on all ranks.
+
+    Args:
+        clock: of training time.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self.signals = dist.StopSignals()
+        self._clock = clock
+        self._agreement = dist.Agreement()
+        self._minutes: dict[Every, list[Any]] = {}  # cadence: [multiples so far, due in this step]
+
+    def minutes_due(self, every: Every) -> bool:
+        """Whether this many minutes have passed since the last time; the same answer all through a step."""
+        if every not in self._minutes:
+            self._minutes[every] = [self._multiples(every), False]
+        return self._minutes[every][1]
+
+    def _multiples(self, every: Every) -> int:
+        return int(self._clock.seconds // (60 * every.count)) if every.count else 0
+
+    def cross(self, step: int) -> bool:
+        """Pass the border after ``step``; collective. Whether the run is to stop here."""
+        told = self.signals.received is not None
+        if dist.world_size() == 1 and not self._minutes:
+            return told
+        flags = 0
+        for bit, (every, entry) in enumerate(self._minutes.items()):
+            entry[1] = False
+            flags |= (self._multiples(every) > entry[0]) << bit
+        agreed = self._agreement.reach(step, told, flags, self._clock.seconds / step)
+        if agreed is None:
+            return False
+        stop, flags = agreed
+        for bit, (every, entry) in enumerate(self._minutes.items()):
+            if flags >> bit & 1:
+                entry[:] = [self._multiples(every), True]
+        return stop
+
+    def told_anyone(self) -> bool:
+        """Whether any rank was told to stop; collective."""
+        return bool(dist.reduce_max([int(self.signals.received is not None)])[0])
+
+    @property
+    def reason(self) -> str:
+        """The signal's name, for people."""
+        return self.signals.received or "a signal to another rank"

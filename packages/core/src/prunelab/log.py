@@ -9,7 +9,7 @@ import math
 import platform
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -17,6 +17,8 @@ import numpy as np
 import torch
 import yaml
 
+from prunelab.clock import Clock, Counter, Every
+from prunelab.progress import Progress, number
 from prunelab.util import atomic_write, write_json
 
 METRICS = "metrics.jsonl"
@@ -30,6 +32,7 @@ class RunLog:
 
     Args:
         folder: the run folder.
+        console: where lines for people go besides ``log.txt``.
         writes: whether this process writes at all.
         tensorboard: whether scalars go to TensorBoard too.
         marks: the lengths to go on from; None at a fresh start.
@@ -39,6 +42,7 @@ class RunLog:
     def __init__(
         self,
         folder: Path,
+        console: Progress,
         *,
         writes: bool,
         tensorboard: bool,
@@ -46,7 +50,8 @@ class RunLog:
         step: int = 0,
     ) -> None:
         self._folder = folder
-        self._writes = writes
+        self._console = console
+        self.writes = writes
         self._tensorboard = tensorboard
         self._marks = None if marks is None else dict(marks)
         self._step = step
@@ -55,10 +60,27 @@ class RunLog:
 
     def text(self, line: str) -> None:
         """Add a line with the time of day to ``log.txt``."""
-        if self._writes:
+        if self.writes:
             now = datetime.datetime.now().strftime("%Y-%m-%d %H:%M:%S")
             with open(self._folder / "log.txt", "a", encoding="utf-8") as file:
                 file.write(f"{now} {line}\n")
+
+    def say(self, line: str) -> None:
+        """Print a line and keep it in ``log.txt``."""
+        self._console.line(line)
+        self.text(line)
+
+    def progress(self, step: int, values: Mapping[str, float], *, epoch: int, seconds: float) -> None:
+        """Tell people how far the run is: at the end of a bar, or as a line; and in ``log.txt``."""
+        if not self.writes:
+            return
+        text = "  ".join(f"{name} {number(value)}" for name, value in values.items())
+        line = f"{self._console.place(step, seconds)}  epoch {epoch + 1}  {text}"
+        self.text(line)
+        if self._console.live:
+            self._console.step(step, seconds, text)
+        else:
+            self._console.line(line)
 
     def scalars(self, step: int, values: Mapping[str, float], **place: float) -> None:
         """Write figures of a step as one JSON line and to TensorBoard.
@@ -68,7 +90,7 @@ class RunLog:
             values: the figures; infinite ones and nan become strings in JSON.
             place: more fields of the JSON line (epoch, seconds); not for TensorBoard.
         """
-        if not self._writes:
+        if not self.writes:
             return
         record = {"step": step, **place, **{name: _json_number(v) for name, v in values.items()}}
         self.append(METRICS, json.dumps(record, allow_nan=False))
@@ -79,7 +101,7 @@ class RunLog:
 
     def append(self, name: str, line: str) -> None:
         """Add a line to a text file of the run folder, which is cut back when a run goes on."""
-        if not self._writes:
+        if not self.writes:
             return
         if name not in self._files:
             self._files[name] = self._open(name)
@@ -120,6 +142,64 @@ class RunLog:
             self._events = None
 
 
+class Figures:
+    """Collects the figures of a step, and reads and writes them only where a line is due.
+
+    Args:
+        log: where lines go.
+        log_every: cadence of ``metrics.jsonl`` and TensorBoard.
+        console_every: cadence of lines for people.
+        counter: of the run.
+        clock: of the run.
+        due: whether a cadence falls on the present step.
+    """
+
+    def __init__(
+        self,
+        log: RunLog,
+        log_every: str,
+        console_every: str,
+        counter: Counter,
+        clock: Clock,
+        due: Callable[[Every], bool],
+    ) -> None:
+        self._log = log
+        self._log_every = Every.parse(log_every)
+        self._console_every = Every.parse(console_every)
+        self._counter = counter
+        self._clock = clock
+        self._due = due
+        self._pending: dict[str, Any] = {}
+
+    def add(self, values: Mapping[str, Any]) -> None:
+        """Keep figures of this step, if they may be wanted at its end."""
+        if self._may_tell(self._log_every) or self._may_tell(self._console_every):
+            for name, value in values.items():
+                self._pending[name] = value.detach() if isinstance(value, torch.Tensor) else value
+
+    def _may_tell(self, every: Every) -> bool:
+        """Whether a line may be due in this step; updates and minutes are known only at its end."""
+        return every.unit != "steps" or self._due(every)
+
+    def flush(self) -> None:
+        """Write what is kept, as far as a line is due, and forget it."""
+        if self._pending:
+            pending, self._pending = self._pending, {}
+            self.write(pending, to_log=self._due(self._log_every), to_console=self._due(self._console_every))
+
+    def write(self, values: Mapping[str, Any], *, to_log: bool = True, to_console: bool = False) -> None:
+        """Write figures now, at the present step."""
+        if not self._log.writes or not (to_log or to_console):
+            return
+        counter, seconds = self._counter, self._clock.seconds
+        figures = {name: read(value) for name, value in values.items()}
+        if to_log:
+            place = {"epoch": counter.epoch, "updates": counter.updates, "seconds": round(seconds, 3)}
+            self._log.scalars(counter.step, figures, **place)
+        if to_console:
+            self._log.progress(counter.step, figures, epoch=counter.epoch, seconds=seconds)
+
+
 def _json_number(value: float) -> float | str:
     return value if math.isfinite(value) else str(value)
 
@@ -145,15 +225,15 @@ def differences(before: Any, after: Any, path: str = "") -> list[str]:
     return [] if before == after else [f"{path} was {before!r}, now {after!r}"]
 
 
-def describe(folder: Path, config: Mapping[str, Any]) -> list[str]:
+def describe(folder: Path, config: Mapping[str, Any], *, compare: bool) -> list[str]:
     """Write what explains a run: ``config.yaml``, ``versions.json``, and one more line of ``command.txt``.
 
     Returns:
-        What differs from the ``config.yaml`` that was there before.
+        With ``compare``, what differs from the ``config.yaml`` that was there before.
     """
     path = folder / "config.yaml"
     now = plain(config)
-    earlier = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
+    earlier = _read_yaml(path) if compare else None
     with atomic_write(path, "w") as file:
         yaml.safe_dump(now, file, sort_keys=False, allow_unicode=True)
     versions = {
@@ -168,3 +248,17 @@ def describe(folder: Path, config: Mapping[str, Any]) -> list[str]:
     with open(folder / "command.txt", "a", encoding="utf-8") as file:
         file.write(shlex.join(sys.argv) + "\n")
     return [] if earlier is None else differences(earlier, now)
+
+
+def _read_yaml(path: Path) -> Any:
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError):
+        return None
+
+
+def read(value: Any) -> float:
+    """A figure as a Python number, from a number or a one-element tensor; whole numbers stay whole."""
+    if isinstance(value, torch.Tensor):
+        value = value.item()
+    return value if isinstance(value, int) else float(value)

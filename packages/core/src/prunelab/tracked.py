@@ -1,48 +1,47 @@
-"""The state of the objects that a run tracks: taken for a checkpoint, and given back strictly."""
+"""The state of what a run tracks: taken for a checkpoint and given back strictly; modes; iterators."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import nn
 
 from prunelab import dist
+from prunelab.checkpoint import Checkpoint
 from prunelab.errors import UserError
-from prunelab.seed import RngState, derive, seed_all
+from prunelab.seed import RngState, derive, preserved, seed_all
+
+T = TypeVar("T")
 
 Gradients = dict[str, dict[str, torch.Tensor]]
 """By tracked name and parameter name."""
 
 
-def is_generator(value: Any) -> bool:
+def _is_generator(value: Any) -> bool:
     """Whether this is a random generator; each rank has its own state of it."""
     return isinstance(value, torch.Generator | np.random.Generator)
 
 
-def check_trackable(name: str, value: Any) -> None:
+def _check_trackable(name: str, value: Any) -> None:
     """Refuse an object that a checkpoint could not hold.
 
     Raises:
         UserError: it has no ``state_dict`` and ``load_state_dict`` and is no random generator.
     """
     able = hasattr(value, "state_dict") and hasattr(value, "load_state_dict")
-    if not able and not is_generator(value):
+    if not able and not _is_generator(value):
         raise UserError(
-            f"track({name}=...): a {type(value).__name__} was given; expected an object with state_dict() and "
-            "load_state_dict(), or a random generator"
+            f"track({name}=...): a {type(value).__name__} was given; expected an object with state_dict() "
+            "and load_state_dict(), or a random generator"
         )
 
 
-def load(name: str, value: Any, state: Any) -> None:
-    """Give one object (no generator) its state back.
-
-    Raises:
-        UserError: the state is of another model or object: the first differing keys and shapes are named.
-    """
+def _load(name: str, value: Any, state: Any) -> None:
     if isinstance(value, nn.Module):
         _check_module(name, value, state)
     try:
@@ -90,7 +89,7 @@ def _parameters(objects: Mapping[str, Any]) -> Iterator[tuple[str, str, torch.Te
                     yield name, str(index), param
 
 
-def gradients(objects: Mapping[str, Any]) -> Gradients:
+def _gradients(objects: Mapping[str, Any]) -> Gradients:
     """The ``.grad`` of all tracked parameters that have one."""
     found: Gradients = {}
     for name, key, param in _parameters(objects):
@@ -99,7 +98,7 @@ def gradients(objects: Mapping[str, Any]) -> Gradients:
     return found
 
 
-def load_gradients(objects: Mapping[str, Any], saved: Gradients) -> None:
+def _load_gradients(objects: Mapping[str, Any], saved: Gradients) -> None:
     """Give all tracked parameters their ``.grad`` back; those that had none get None."""
     for name, key, param in _parameters(objects):
         value = saved.get(name, {}).get(key)
@@ -117,7 +116,7 @@ def _digest(found: Gradients) -> str:
     return hasher.hexdigest()
 
 
-def ranks_state(objects: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _ranks_state(objects: Mapping[str, Any]) -> list[dict[str, Any]]:
     """What each rank has of its own, on rank 0 (elsewhere an empty list). Collective.
 
     Random states, tracked generators, and gradients. Ranks whose gradients equal rank 0's (after averaging,
@@ -128,9 +127,9 @@ def ranks_state(objects: Mapping[str, Any]) -> list[dict[str, Any]]:
         "generators": {
             name: value.get_state() if isinstance(value, torch.Generator) else value.bit_generator.state
             for name, value in objects.items()
-            if is_generator(value)
+            if _is_generator(value)
         },
-        "gradients": gradients(objects),
+        "gradients": _gradients(objects),
     }
     if dist.world_size() > 1:
         mine = _digest(state["gradients"])
@@ -144,14 +143,14 @@ def ranks_state(objects: Mapping[str, Any]) -> list[dict[str, Any]]:
     return dist.gather_to_main(state)
 
 
-def load_ranks(objects: Mapping[str, Any], saved: Sequence[Mapping[str, Any]], seed: int, step: int) -> None:
+def _load_ranks(objects: Mapping[str, Any], saved: Sequence[Mapping[str, Any]], seed: int, step: int) -> None:
     """Give this rank its own state back: gradients, generators and, last, the global random states.
 
     With another number of processes than before, gradients are the mean over the earlier ranks (what
     averaging would have made of them), and a rank that did not exist starts random numbers of its own.
     """
     rank = dist.rank()
-    load_gradients(objects, _gradients_for(saved, rank))
+    _load_gradients(objects, _gradients_for(saved, rank))
     if rank >= len(saved):
         seed_all(derive(seed, "rank", rank, step))
         return
@@ -177,3 +176,139 @@ def _gradients_for(saved: Sequence[Mapping[str, Any]], rank: int) -> Gradients:
                 held = total.setdefault(name, {})
                 held[key] = held[key] + value if key in held else value
     return {n: {k: v / len(parts) for k, v in group.items()} for n, group in total.items()}
+
+
+class Tracked:
+    """The objects of a run that are in its checkpoints, by name.
+
+    Args:
+        source: the checkpoint that they are loaded from when they are added; None at a fresh start.
+        seed: of the run.
+        step: of the checkpoint.
+        device: where states of objects go that do not move tensors themselves.
+    """
+
+    def __init__(self, source: Checkpoint | None, *, seed: int, step: int, device: torch.device) -> None:
+        self.objects: dict[str, Any] = {}
+        self._source = source
+        self._seed = seed
+        self._step = step
+        self._device = device
+
+    def add(self, objects: Mapping[str, Any]) -> None:
+        """Track objects and load them, or at a fresh start make them equal on all ranks."""
+        for name, value in objects.items():
+            if name in self.objects:
+                raise UserError(f"track({name}=...): already tracked; expected retrack() to replace it")
+            _check_trackable(name, value)
+        first = not self.objects
+        self.objects.update(objects)
+        if self._source is not None:
+            self._load(self._source, objects)
+            _load_ranks(self.objects, self._source.part("ranks"), self._seed, self._step)
+            return
+        for value in objects.values():
+            if isinstance(value, nn.Module):
+                dist.broadcast_module(value)
+        if first and not dist.is_main():
+            seed_all(derive(self._seed, "rank", dist.rank()))
+
+    def _load(self, source: Checkpoint, objects: Mapping[str, Any]) -> None:
+        saved = source.keys("objects")
+        for name, value in objects.items():
+            if _is_generator(value):
+                continue  # each rank's own
+            if name not in saved:
+                held = ", ".join(saved) or "nothing"
+                raise UserError(f"{source.folder}: holds no {name!r}; it holds {held}")
+            moves = isinstance(value, nn.Module | torch.optim.Optimizer)  # tensors to where it has them
+            _load(name, value, source.part("objects", name, device=None if moves else self._device))
+
+    def replace(self, objects: Mapping[str, Any]) -> None:
+        """Put other objects under names; None ends the tracking of a name."""
+        for name, value in objects.items():
+            self.objects.pop(name, None)
+            if value is not None:
+                _check_trackable(name, value)
+                self.objects[name] = value
+
+    def check_complete(self) -> None:
+        """Everything in the checkpoint must have found its object.
+
+        Raises:
+            UserError: something has not.
+        """
+        if self._source is not None:
+            left = [name for name in self._source.keys("objects") if name not in self.objects]
+            if left:
+                folder = self._source.folder
+                raise UserError(f"{folder}: also holds {', '.join(left)}; expected track() for each of them")
+            self._source = None
+
+    def samplers(self) -> list[Any]:
+        """The objects that follow epochs and batches."""
+        return [v for v in self.objects.values() if hasattr(v, "set_epoch") and hasattr(v, "advance")]
+
+    def sync_buffers(self) -> None:
+        """Make the modules' buffers equal on all ranks, so that a checkpoint holds what every rank has."""
+        for value in self.objects.values():
+            if isinstance(value, nn.Module):
+                dist.sync_buffers(value)
+
+    def state(self) -> dict[str, Any]:
+        """Everything to be saved, on rank 0 (elsewhere an empty dict). Collective."""
+        ranks = _ranks_state(self.objects)
+        if not dist.is_main():
+            return {}
+        states = {name: v.state_dict() for name, v in self.objects.items() if not _is_generator(v)}
+        return {"objects": states, "ranks": ranks}
+
+
+class Replay:
+    """Makes an epoch's iterator, and makes it a second time in mid-epoch without drawing anything twice."""
+
+    def __init__(self) -> None:
+        self._begun: RngState | None = None
+
+    def batches(self, loader: Iterable[T], position: int, *, skip: bool) -> Iterator[T]:
+        """The batches of an epoch from ``position`` on.
+
+        Args:
+            loader: gives them.
+            position: how many were consumed before the run was interrupted.
+            skip: the loader begins at its first batch; else it knows the position itself.
+        """
+        if position == 0:
+            self._begun = RngState.capture() if skip else None
+            return iter(loader)
+        with preserved():
+            if skip and self._begun is not None:
+                self._begun.restore()
+            iterator = iter(loader)
+            for _ in range(position if skip else 0):
+                next(iterator, None)
+        return iterator
+
+    def state(self) -> list[dict[str, Any]]:
+        """The random states that the epoch began with, of all ranks, on rank 0. Collective."""
+        return [] if self._begun is None else dist.gather_to_main(self._begun.state_dict())
+
+    def load(self, ranks: Sequence[Mapping[str, Any]]) -> None:
+        """Take over this rank's state, where there is one."""
+        self._begun = RngState.from_state_dict(ranks[dist.rank() % len(ranks)]) if ranks else None
+
+
+@contextmanager
+def evaluating(*modules: nn.Module) -> Iterator[None]:
+    """Put modules into evaluation mode for a while, then give every submodule back the mode it had.
+
+    For decoding inside a training step; `prunelab.run.Run.evaluating` is for evaluation proper.
+    """
+    modes = [(part, part.training) for module in modules for part in module.modules()]
+    for module in modules:
+        module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training
