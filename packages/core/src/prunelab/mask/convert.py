@@ -37,6 +37,11 @@ _MASKED: dict[type[nn.Module], type[Masked]] = {
 _PLAIN: dict[type[Masked], type[nn.Module]] = {masked: plain for plain, masked in _MASKED.items()}
 
 
+def _become(module: nn.Module, kind: type[nn.Module]) -> None:
+    """Give a module another class of the same layout; parameters, hooks and references are untouched."""
+    module.__class__ = kind
+
+
 def convert(
     model: nn.Module, spec: MaskSpec, only: Callable[[str, nn.Module], bool] | None = None
 ) -> nn.Module:
@@ -64,9 +69,14 @@ def convert(
         masked = _MASKED.get(type(module))
         if masked is None or (only is not None and not only(path, module)):
             continue
-        module.__class__ = masked
+        plain = type(module)
+        _become(module, masked)
         assert isinstance(module, Masked)
-        module.add_masks(spec)
+        try:
+            module.add_masks(spec)
+        except UserError:
+            _become(module, plain)
+            raise
         for name in module.masked_names:
             shared = by_weight.setdefault(id(module.get_parameter(name)), module.mask_of(name))
             setattr(module, name + MASK_SUFFIX, shared)
@@ -153,5 +163,5 @@ def strip(model: nn.Module) -> nn.Module:
         del layer.mask_spec
         layer.__dict__.pop("_held", None)
         layer.__dict__.pop("_never_sampled", None)
-        setattr(layer, "__class__", _PLAIN[type(layer)])  # noqa: B010
+        _become(layer, _PLAIN[type(layer)])
     return model

@@ -172,6 +172,8 @@ def _from_sparse_layout(name: str, tensor: Tensor) -> SparseTensor:
     if tensor.dense_dim():
         return to_sparse(name, tensor.to_dense())
     shape = tuple(tensor.shape)
+    if math.prod(shape) >= _LARGEST_GAP:
+        raise UserError(f"tensor {name!r} has the shape {shape}: expected fewer than 2**34 entries")
     indices = tensor._indices()  # (dims, n), also where not coalesced
     if indices.numel() and not bool(((indices >= 0) & (indices < torch.tensor(shape).unsqueeze(1))).all()):
         raise UserError(f"tensor {name!r} has indices outside its shape {shape}")
@@ -182,7 +184,10 @@ def _from_sparse_layout(name: str, tensor: Tensor) -> SparseTensor:
     if flat.numel() > 1 and not bool((flat[1:] > flat[:-1]).all()):
         # Not coalesced: sort, and add up what stands twice at one place.
         if flat.unique().numel() < flat.numel():
-            tensor = torch.sparse_coo_tensor(flat.unsqueeze(0), values, (math.prod(shape),)).coalesce()
+            line = (math.prod(shape),)
+            tensor = torch.sparse_coo_tensor(
+                flat.unsqueeze(0), values, line, check_invariants=False
+            ).coalesce()
             flat, values = tensor._indices()[0], tensor._values()
         else:
             flat, order = flat.sort()
