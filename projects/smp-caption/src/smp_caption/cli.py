@@ -11,9 +11,11 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, fields
 from importlib import metadata
+from pathlib import Path
 from typing import Any, TypeVar
 
 from prunelab.doors import Parser, csv, none_word, number, tuple_literal
+from prunelab.errors import UserError
 from smp_caption import config
 from smp_caption.lowering import COMMAND_LINE_DEFAULTS, GROUPS, MODEL_SIZES, Raw
 from smp_caption.options import (
@@ -276,7 +278,12 @@ def parse_train(argv: Sequence[str] | None = None) -> Raw:
 
 
 def _options(
-    cls: type[T], command: str, summary: str, argv: Sequence[str] | None, add: Callable[[Parser, Docs], None]
+    cls: type[T],
+    command: str,
+    summary: str,
+    argv: Sequence[str] | None,
+    add: Callable[[Parser, Docs], None],
+    make: Callable[..., T] | None = None,
 ) -> T:
     """Read the command line of a command that is ours alone, or whose original flags `add` adds first."""
     parser = Parser(f"smp-caption {command}", summary, version=_version())
@@ -284,7 +291,7 @@ def _options(
     _traceback(parser)
     typed = _typed(parser.parse_args(sys.argv[1:] if argv is None else argv))
     typed.pop("traceback")
-    return cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in typed.items()})
+    return (make or cls)(**{name: tuple(v) if isinstance(v, list) else v for name, v in typed.items()})
 
 
 def _own(parser: Parser, docs: Docs, **flags: Reader | Sequence[str]) -> None:
@@ -370,6 +377,21 @@ def parse_export(argv: Sequence[str] | None = None) -> ExportOptions:
         _own(parser, docs, format=EXPORT_FORMATS, output=_text, dry_run=bool)
 
     return _options(ExportOptions, "export", "write a model in another format", argv, add)
+
+
+def parse_binarize(argv: Sequence[str] | None = None) -> ExportOptions:
+    """Read the command line of the original's ``binarize_supermask``: a run by ``log_dir`` and ``id``."""
+
+    def add(parser: Parser, docs: Docs) -> None:
+        _add(parser, {"log_dir": _text, "id": _text}, {"log_dir": "folder of runs", "id": "name of the run"})
+        _own(parser, docs, output=_text, dry_run=bool)
+
+    def make(log_dir: str = "", id: str = "", **rest: Any) -> ExportOptions:
+        if not log_dir and not id:
+            raise UserError("binarize_supermask needs --log_dir and --id, the folder of a run")
+        return ExportOptions(model=str(Path(log_dir, id)), format="binary", **rest)
+
+    return _options(ExportOptions, "binarize", "round the masks of a pruned model", argv, add, make)
 
 
 def parse_bench(argv: Sequence[str] | None = None) -> BenchOptions:

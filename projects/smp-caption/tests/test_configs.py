@@ -1,0 +1,181 @@
+"""Every shipped YAML configuration, and what a configuration is."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import shlex
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from prunelab.config import from_plain, to_plain
+from prunelab.errors import UserError
+from smp_caption import cli
+from smp_caption import config as config_module
+from smp_caption.config import Config, ModelConfig, QuirksConfig
+from smp_caption.lowering import GROUPS, lower, read_flat
+from smp_caption.model import build
+from smp_caption.pruner import mask_spec
+
+PROJECT = Path(__file__).resolve().parents[1]
+CONFIGS = sorted((PROJECT / "config").rglob("*.yaml"))
+NAMES = [str(path.relative_to(PROJECT)) for path in CONFIGS]
+
+# Fields that an Up-Down configuration of the paper does not have to name: they belong to other models, to
+# self-critical training, or to where and how a run is made rather than to what it computes.
+NOT_IN_FILES = {
+    *cli._TRANSFORMER,
+    *cli._RELATION,
+    *(f.name for f in fields(config_module.ScstConfig)),
+    *("radix_base", "cached_tokens", "log_dir", "output", "resume", "resume_training", "console_every"),
+    *("keep_last", "logging_level", "device", "amp", "compile", "max_steps", "dry_run", "fake_data", "tour"),
+}
+DENSE_NEEDS = {"prune_type"}
+
+DIFFERENT_FROM_THE_ORIGINAL = {
+    "dataset_dir": "a path of the authors' machine in the original: resolved from PRUNELAB_DATA",
+    "log_dir": "the original writes into its own source folder: PRUNELAB_RUNS, else ./runs",
+    "console_every": "no flag of the original, which prints every 5 steps: the same number as a field",
+    "keep_last": "no counterpart: whole checkpoints are kept beside the original's two files",
+}
+
+
+def load(path: Path) -> Config:
+    return lower(cli.parse_train(["--config", str(path)]))
+
+
+def header(path: Path) -> str:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return "\n".join(line.removeprefix("#").strip() for line in lines if line.startswith("#"))
+
+
+def test_number_of_shipped_configurations() -> None:
+    assert len(CONFIGS) == 7
+    assert len([path for path in CONFIGS if path.parent.name == "tiny"]) == 2
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=NAMES)
+def test_configuration_says_what_it_is_and_equals_its_command_line(path: Path) -> None:
+    text = header(path)
+    for part in ("row", "Expected:", "Time and hardware:", "Command"):
+        assert part in text
+    assert f"--config {path.relative_to(PROJECT)}" in text
+    flags = re.search(r"The same as flags:\n(.*)", text, re.DOTALL)
+    assert flags is not None
+    words = shlex.split(flags[1].replace("\\\n", " "))
+    assert words[:5] == ["uv", "run", "--package", "smp-caption", "train"]
+    assert load(path) == lower(cli.parse_train(words[5:]))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=NAMES)
+def test_configuration_is_complete_in_one_file(path: Path) -> None:
+    values = read_flat(str(path))
+    wanted = {f.name for cls in GROUPS.values() for f in fields(cls)} - NOT_IN_FILES
+    if not load(path).model.pruned:
+        wanted -= {f.name for f in fields(config_module.PruneConfig)} - DENSE_NEEDS
+    assert wanted == set(values)
+
+
+@pytest.mark.parametrize("path", [p for p in CONFIGS if p.parent.name != "tiny"])
+def test_configuration_of_the_paper_builds_its_model_with_the_published_number_of_weights(path: Path) -> None:
+    cfg = load(path)
+    assert cfg.quirks == QuirksConfig.of("faithful")
+    with torch.device("meta"):
+        model = build(cfg.model, mask_spec(cfg.model, cfg.prune))
+    masks = [p for name, p in model.named_parameters() if name.endswith("_pruning_mask")]
+    weights = sum(p.numel() for p in model.parameters()) - sum(p.numel() for p in masks)
+    assert weights == 53_151_538
+    if cfg.model.pruned:
+        assert len(masks) == 11
+        assert sum(p.numel() for p in masks) == 53_122_512
+
+
+def test_values_that_differ_from_the_original_are_known() -> None:
+    known = {f.name for cls in GROUPS.values() for f in fields(cls)}
+    assert set(DIFFERENT_FROM_THE_ORIGINAL) <= known
+    defaults = config_module.RunConfig()
+    assert (defaults.console_every, defaults.log_dir) == (5, "")
+    assert config_module.DataConfig().dataset_dir == ""
+
+
+def test_key_value_pairs_and_flags_win_over_a_file() -> None:
+    path = str(PROJECT / "config/up_down/smp_0.95.yaml")
+    words = ["--config", path, "--seed", "3", "optim.learning_rate", "0.5", "masks_per_call", "false"]
+    cfg = lower(cli.parse_train(words))
+    assert (cfg.run.seed, cfg.optim.learning_rate, cfg.quirks.masks_per_call) == (3, 0.5, False)
+    assert cfg.quirks.truncation_drops_eos
+    fixed = lower(cli.parse_train(["--config", path, "--preset", "fixed"]))
+    assert fixed.quirks == QuirksConfig.of("fixed")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("optim:\n  learning_rat: 0.1\n", "unknown key optim.learning_rat: did you mean learning_rate"),
+        ("optm:\n  learning_rate: 0.1\n", "unknown group optm: did you mean optim"),
+        ("optim:\n  learning_rate: fast\n", "learning_rate"),
+        ("optim:\n  max_epochs: 0\n", "max_epochs is 0, expected at least 1"),
+        ("- 1\n", "expected the groups model, data"),
+        ("optim: [\n", "broken YAML"),
+    ],
+)
+def test_mistakes_in_a_file_are_answered_in_one_line(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "wrong.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(UserError) as caught:
+        load(path)
+    assert message in str(caught.value)
+    assert "wrong.yaml" in str(caught.value)
+
+
+def test_missing_file_and_unknown_key_on_the_command_line_are_named() -> None:
+    with pytest.raises(UserError, match=r"nowhere\.yaml"):
+        load(Path("nowhere.yaml"))
+    with pytest.raises(UserError, match="learning_rate"):
+        lower(cli.parse_train(["--config", str(CONFIGS[0]), "learning_rat", "0.1"]))
+
+
+def test_every_field_has_a_docstring() -> None:
+    tree = ast.parse(inspect.getsource(config_module))
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef):
+            assert set(cli.docs_of(getattr(config_module, node.name))) == {
+                f.name for f in fields(getattr(config_module, node.name))
+            }
+
+
+SOME = {
+    "model": {
+        "rnn_size": st.integers(1, 2000),
+        "drop_prob_lm": st.floats(0, 0.99),
+        "share_layer_encoder": st.sampled_from([None, (0,), (0, 0, 1), (1, 0)]),
+        "share_att_encoder": st.sampled_from([None, "kv", "qk"]),
+    },
+    "data": {"dataset_dir": st.text(max_size=20), "seq_per_img": st.integers(1, 9)},
+    "optim": {"learning_rate": st.floats(0, 10), "optim_epsilon": st.floats(1e-12, 1)},
+    "scst": {"scst_bleu_weight": st.tuples(*[st.floats(0, 9)] * 4)},
+    "run": {"max_steps": st.none() | st.integers(1, 10**9), "id": st.text(max_size=9), "seed": st.integers()},
+    "quirks": {"masks_per_call": st.booleans()},
+}
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.fixed_dictionaries({group: st.fixed_dictionaries(kinds) for group, kinds in SOME.items()}))
+def test_configuration_to_yaml_and_back_is_the_same(values: dict[str, dict[str, Any]]) -> None:
+    cfg = Config(**{group: GROUPS[group](**kinds) for group, kinds in values.items()})
+    text = yaml.safe_dump(to_plain(cfg), allow_unicode=True)
+    assert from_plain(Config, yaml.safe_load(text)) == cfg
+
+
+def test_noam_works_for_up_down_and_takes_its_hidden_size() -> None:
+    assert Config().noam_width == 1000
+    transformer = Config(model=ModelConfig(caption_model="transformer", d_model=256))
+    assert transformer.noam_width == 256
