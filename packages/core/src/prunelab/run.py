@@ -373,8 +373,7 @@ class Run(AbstractContextManager["Run"]):
 
     @contextmanager
     def evaluating(self, *modules: nn.Module) -> Iterator[None]:
-        """Evaluate in here: modules are in evaluation mode with equal buffers on all ranks, the clock stands
-        still.
+        """Evaluate in here: in evaluation mode, with equal buffers on all ranks, the clock standing still.
 
         Afterwards every submodule has its mode back and the random states are as before.
         """
