@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -14,6 +15,8 @@ from prunelab.data.store import FeatureStore, FeatureWriter
 
 ITEMS, ROWS_AN_ITEM, WIDTH = 600, 144, 1536
 BATCH = 16
+
+Reader: TypeAlias = Callable[[list[int]], np.ndarray]
 
 
 @contextmanager
@@ -33,50 +36,55 @@ def _files() -> Iterator[tuple[Path, Path]]:
 
 
 def random_batches() -> Row:
-    """All items once, in random order, copied into a batch's buffer; both sides read before (warm)."""
+    """All items once, in random order, copied into a batch's buffer; all sides have read before (warm)."""
     import h5py
 
     order = np.random.default_rng(1).permutation(ITEMS).tolist()
     batches = [order[start : start + BATCH] for start in range(0, ITEMS, BATCH)]
-    shape = BATCH, ROWS_AN_ITEM, WIDTH
-    buffers = {"ours": np.zeros(shape, np.float16), "reference": np.zeros(shape, np.float16)}
-    with _files() as (ours, reference):
-        store = FeatureStore(ours)
-        with h5py.File(reference, "r") as file:
+    buffer = np.zeros((BATCH, ROWS_AN_ITEM, WIDTH), np.float16)
+    with _files() as (ours, reference), h5py.File(reference, "r") as file:
+        stores = {threads: FeatureStore(ours, threads=threads) for threads in (1, 2)}
 
-            def read_ours(ids: list[int]) -> np.ndarray:
-                return store.get_batch(ids, buffers["ours"])[0]
+        def read(image_id: int) -> np.ndarray:
+            data_set: Any = file[f"{image_id}_features"]
+            return data_set[()]
 
-            def read_reference(ids: list[int]) -> np.ndarray:
-                batch = buffers["reference"][: len(ids)]
-                for place, image_id in enumerate(ids):
-                    batch[place] = file[f"{image_id}_features"][()]  # pyright: ignore[reportIndexIssue]
-                return batch
+        def read_reference(ids: list[int]) -> np.ndarray:
+            for place, image_id in enumerate(ids):
+                buffer[place] = read(image_id)
+            return buffer[: len(ids)]
 
-            def epoch(
-                read: Callable[[list[int]], np.ndarray],
-            ) -> Callable[[], Callable[[list[int]], np.ndarray]]:
-                def run() -> Callable[[list[int]], np.ndarray]:
-                    for ids in batches:
-                        read(ids)
-                    return read
+        sides: dict[str, Reader] = {
+            "ours": lambda ids: stores[1].get_batch(ids, buffer)[0],
+            "ours, two threads": lambda ids: stores[2].get_batch(ids, buffer)[0],
+            "h5py and np.stack": lambda ids: np.stack([read(image_id) for image_id in ids]),
+            "reference": read_reference,
+        }
 
-                return run
+        def epoch(side: Reader) -> Callable[[], Reader]:
+            def run() -> Reader:
+                for ids in batches:
+                    side(ids)
+                return side
 
-            def equal(one: Callable, other: Callable) -> bool:
-                return all(np.array_equal(one(ids), other(ids)) for ids in batches)
+            return run
 
-            return compare(
-                "feature store",
-                epoch(read_ours),
-                epoch(read_reference),
-                equal,
-                warmup=2,
-                work=ITEMS,
-                unit="samples",
-                goal=8.0,
-                note=f"{ROWS_AN_ITEM}x{WIDTH} fp16, batches of {BATCH}; reference: one HDF5 data set a key",
-            )
+        def equal(one: Reader, other: Reader) -> bool:
+            return all(np.array_equal(one(ids).copy(), other(ids)) for ids in batches)  # one buffer for all
+
+        calls = {name: epoch(side) for name, side in sides.items()}
+        return compare(
+            "feature store",
+            calls.pop("ours"),
+            calls.pop("reference"),
+            equal,
+            extra=calls,
+            warmup=2,
+            work=ITEMS,
+            unit="samples",
+            goal=8.0,
+            note=f"{ROWS_AN_ITEM}x{WIDTH} fp16, batches of {BATCH}; reference: one HDF5 data set a key",
+        )
 
 
 ROWS: dict[str, Callable[[], Result | list[Result]]] = {"feature-store": random_batches}

@@ -264,7 +264,7 @@ def _write_all(file: int, data: bytes) -> None:
 
 
 class _Shard:
-    """A shard's mapped values, and which of its items were found whole."""
+    """A shard's mapped values; an item is compared with its checksum when it is first asked for."""
 
     def __init__(self, index: Index) -> None:
         self.index = index
@@ -274,31 +274,50 @@ class _Shard:
             raise UserError(
                 f"{index.data}: has {max(found, 0)} bytes; expected {size} (cut off or not whole)"
             )
-        self.values = np.zeros(0, index.header.dtype)
+        values = np.zeros(0, index.header.dtype)
         if size:
             with open(index.data, "rb") as file:
                 self.map = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
-            self.values = np.frombuffer(
-                self.map, index.header.dtype
-            )  # all values of the shard, filling included
-        self.checked = bytearray(len(index.records))
+            values = np.frombuffer(self.map, index.header.dtype)  # all values of the shard, filling included
+        self.values = values
+        self.checked: list[np.ndarray | None] = [None] * len(index.records)
+        self.table = self._table()
+
+    def _table(self) -> np.ndarray | None:
+        """All items as (N, n * F), if they have equally many rows and need no filling."""
+        records = self.index.records
+        size = self.index.header.item_bytes(records[0].rows) if records else 0
+        if size == 0 or size != padded(size) or any(r.rows != records[0].rows for r in records):
+            return None
+        return self.values.reshape(len(records), -1)
 
     def announce(self, place: int) -> None:
         """Let the system read an item ahead."""
         record = self.index.records[place]
         start = record.offset // mmap.PAGESIZE * mmap.PAGESIZE
-        self.map.madvise(mmap.MADV_WILLNEED, start, self._end(record) - start)
+        if record.rows:
+            self.map.madvise(mmap.MADV_WILLNEED, start, self._end(record) - start)
 
-    def check(self, place: int) -> None:
-        """Compare an item with its checksum."""
-        record = self.index.records[place]
-        # The slice is a view: nothing is copied.
-        if zlib.crc32(memoryview(self.map)[record.offset : self._end(record)]) != record.crc:
+    def item(self, place: int) -> np.ndarray:
+        """An item's rows (n, F), where they are mapped.
+
+        Raises:
+            UserError: they do not fit their checksum.
+        """
+        rows = self.checked[place]
+        if rows is None:
+            rows = self.checked[place] = self._check(self.index.records[place])
+        return rows
+
+    def _check(self, record: Record) -> np.ndarray:
+        if record.rows and zlib.crc32(memoryview(self.map)[record.offset : self._end(record)]) != record.crc:
             raise UserError(
                 f"{self.index.data}: features of image {record.image_id} are damaged (wrong checksum); "
                 "remove this shard and write it again"
             )
-        self.checked[place] = 1
+        width = self.index.header.width
+        start = record.offset // self.index.header.dtype.itemsize
+        return self.values[start : start + record.rows * width].reshape(record.rows, width)  # -> (n, F)
 
     def _end(self, record: Record) -> int:
         return record.offset + padded(self.index.header.item_bytes(record.rows))
@@ -311,7 +330,7 @@ class FeatureStore:
 
     Args:
         path: the store's folder.
-        threads: how many threads copy a large batch. Default: two, but one in a loader's worker process.
+        threads: how many threads copy a large batch; always one in a loader's worker process.
 
     Attributes:
         dtype: float16 or float32.
@@ -322,7 +341,7 @@ class FeatureStore:
         UserError: there is no store, shards do not fit each other, or an index is damaged.
     """
 
-    def __init__(self, path: StrPath, *, threads: int | None = None) -> None:
+    def __init__(self, path: StrPath, *, threads: int = 1) -> None:
         self.path = Path(path)
         if not is_store(self.path):
             raise UserError(f"{self.path}: not a feature store; expected a folder with files shard-*.idx")
@@ -335,7 +354,7 @@ class FeatureStore:
         self.complete = all(index.sealed for index in indices)
         self.threads = threads
         self._shards = [_Shard(index) for index in indices]
-        self._where: dict[int, tuple[_Shard, int, int, int]] = {}
+        self._where: dict[int, tuple[_Shard, int]] = {}
         for shard in self._shards:
             self._enter(shard)
         self._pool: ThreadPoolExecutor | None = None
@@ -343,18 +362,13 @@ class FeatureStore:
 
     def _enter(self, shard: _Shard) -> None:
         for place, record in enumerate(shard.index.records):
-            if record.image_id in self._where:
-                known = self._where[record.image_id]
-                first = known[0].index.records[known[1]]
-                if (first.crc, first.rows) != (record.crc, record.rows):
-                    raise UserError(
-                        f"{shard.index.path}: image {record.image_id} is also in {known[0].index.path.name}, "
-                        "with other features; remove one of the two shards"
-                    )
-                continue
-            # rows and the number of the first value are kept at hand: this is the inner loop of every batch
-            start = record.offset // self.dtype.itemsize
-            self._where[record.image_id] = (shard, place, start, record.rows)
+            known, first = self._where.setdefault(record.image_id, (shard, place))
+            other = known.index.records[first]
+            if (other.crc, other.rows) != (record.crc, record.rows):
+                raise UserError(
+                    f"{shard.index.path}: image {record.image_id} is also in {known.index.path.name}, "
+                    "with other features; remove one of the two shards"
+                )
 
     def __len__(self) -> int:
         """Number of items."""
@@ -368,17 +382,19 @@ class FeatureStore:
         """The image ids, in the order of the shards."""
         return list(self._where)
 
-    def _find(self, image_id: int) -> tuple[_Shard, int, int, int]:
+    def _find(self, ids: Iterable[int]) -> list[tuple[_Shard, int]]:
+        """Where items lie: shard and place in it."""
         try:
-            return self._where[image_id]
-        except KeyError:
+            return [self._where[image_id] for image_id in ids]
+        except KeyError as error:
             raise UserError(
-                f"{self.path}: no features of image {image_id} among its {len(self)} items"
+                f"{self.path}: no features of image {error.args[0]} among its {len(self)} items"
             ) from None
 
     def rows(self, image_id: int) -> int:
         """Number of rows n of an item."""
-        return self._find(image_id)[3]
+        ((shard, place),) = self._find([image_id])
+        return shard.index.records[place].rows
 
     def get(self, image_id: int) -> np.ndarray:
         """One item as float32, (n, F): a copy.
@@ -386,11 +402,8 @@ class FeatureStore:
         Raises:
             UserError: there is no such item, or it is damaged.
         """
-        shard, place, start, rows = self._find(image_id)
-        if not shard.checked[place]:
-            shard.check(place)
-        values = shard.values[start : start + rows * self.width]
-        return values.reshape(rows, self.width).astype(np.float32)  # (n * F,) -> (n, F)
+        ((shard, place),) = self._find([image_id])
+        return shard.item(place).astype(np.float32)
 
     def get_batch(self, ids: Sequence[int], out: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Several items, padded with zeros to the longest.
@@ -406,49 +419,54 @@ class FeatureStore:
         Raises:
             UserError: an item is missing or damaged, or ``out`` is too small.
         """
-        found = [self._find(int(image_id)) for image_id in ids]
-        longest = max((rows for _, _, _, rows in found), default=0)
-        shape = len(found), longest, self.width
-        if out is None:
-            batch = np.empty(shape, self.dtype)
-        elif out.ndim != 3 or out.shape[0] < shape[0] or out.shape[1] < longest or out.shape[2] != self.width:
-            raise UserError(f"{self.path}: the batch needs shape {shape}; the buffer given has {out.shape}")
+        found = self._find(ids)
+        for shard, place in found:
+            if shard.checked[place] is None:
+                shard.announce(place)
+        items = [shard.item(place) for shard, place in found]
+        counts = [len(item) for item in items]
+        longest = max(counts, default=0)
+        batch = self._buffer((len(items), longest, self.width), out)
+        table = found[0][0].table if found else None
+        same = all(shard.table is table for shard, _ in found) and batch.dtype == self.dtype
+        if table is not None and same and batch.flags.c_contiguous:
+            places = np.array([place for _, place in found])
+            flat = batch.reshape(len(items), -1)  # (B, S * F)
+
+            def copy(part: slice) -> None:
+                # Places are valid; "clip" spares NumPy the copy that it makes where it has to check.
+                np.take(table, places[part], axis=0, out=flat[part], mode="clip")
         else:
-            batch = out[: shape[0], :longest]
-        self._check_new(found)
-        width = self.width
 
-        def copy(job: tuple[np.ndarray, tuple[_Shard, int, int, int]]) -> None:
-            target, (shard, _, start, rows) = job
-            values = shard.values[start : start + rows * width].reshape(rows, width)  # (n * F,) -> (n, F)
-            if rows == longest:
-                target[...] = values
-            else:
-                target[:rows] = values
-                target[rows:] = 0
+            def copy(part: slice) -> None:
+                for target, item, count in zip(batch[part], items[part], counts[part], strict=True):
+                    target[:count] = item
+                    target[count:] = 0
 
-        self._run(copy, list(zip(batch, found, strict=True)), batch.nbytes)
-        return batch, np.array([rows for _, _, _, rows in found], np.int64)
+        self._run(copy, batch)
+        return batch, np.array(counts, np.int64)
 
-    def _check_new(self, found: Sequence[tuple[_Shard, int, int, int]]) -> None:
-        """Check the items that this process has not read yet; all of them are announced first."""
-        new = [(shard, place) for shard, place, _, rows in found if not shard.checked[place] and rows]
-        for shard, place in new:
-            shard.announce(place)
-        for shard, place in new:
-            shard.check(place)
+    def _buffer(self, shape: tuple[int, int, int], out: np.ndarray | None) -> np.ndarray:
+        if out is None:
+            return np.empty(shape, self.dtype)
+        if out.ndim != 3 or out.shape[0] < shape[0] or out.shape[1] < shape[1] or out.shape[2] != shape[2]:
+            raise UserError(f"{self.path}: the batch needs shape {shape}; the buffer given has {out.shape}")
+        return out[: shape[0], : shape[1]]
 
-    def _run(self, work: Callable[[Any], None], jobs: Iterable[Any], size: int) -> None:
-        """Do all jobs; NumPy copies without the interpreter's lock, so threads share the work job by job."""
-        remaining = iter(jobs)
+    def _run(self, copy: Callable[[slice], None], batch: np.ndarray) -> None:
+        """Copy all items; NumPy does it without the interpreter's lock, so threads can share the work."""
+        threads = 1 if multiprocessing.parent_process() else self.threads
+        if threads == 1 or batch.nbytes < THREADS_PAY:
+            return copy(slice(None))
+        step = -(
+            -len(batch) // (4 * threads)
+        )  # small parts: a thread that wakes up late leaves them to others
+        parts = iter([slice(start, start + step) for start in range(0, len(batch), step)])
 
         def drain() -> None:
-            for job in remaining:
-                work(job)
+            for part in parts:
+                copy(part)
 
-        threads = self.threads or (1 if multiprocessing.parent_process() else 2)
-        if threads == 1 or size < THREADS_PAY:
-            return drain()
         if self._pool is None or self._pool_process != os.getpid():  # threads do not survive a fork
             self._pool = ThreadPoolExecutor(threads - 1, thread_name_prefix="feature-store")
             self._pool_process = os.getpid()
@@ -460,13 +478,13 @@ class FeatureStore:
         return None
 
     def verify(self) -> int:
-        """Compare every item with its checksum; returns their number.
+        """Compare every item with its checksum, also those that were read before; returns their number.
 
         Raises:
             UserError: one is damaged.
         """
         for shard in self._shards:
-            for place, record in enumerate(shard.index.records):
-                if record.rows:
-                    shard.check(place)
+            for place in range(len(shard.checked)):
+                shard.checked[place] = None
+                shard.item(place)
         return len(self)
