@@ -10,7 +10,8 @@ measurement's own new folder, `{runs}` the folder of all of them, `{data}` the f
 
     measurements:
       - name: dense                     # results/dense.json
-        commands: [python -m smp_caption.train --preset fixed --seed 1 --output {out}]
+        commands:
+          - python -m smp_caption.train --preset fixed --seed 1 --output {out}
         preset: fixed
         seed: 1
         data: flickr1k                  # below PRUNELAB_DATA; leave it out for embedded data
@@ -42,8 +43,8 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import yaml
 
+from prunelab.doors import read_yaml
 from prunelab.errors import UserError, entry
 from prunelab.util import read_json, write_json
 
@@ -76,7 +77,7 @@ def read_plan(folder: Path) -> dict[str, Any]:
         UserError: an unknown or missing key, a name twice, a table from a measurement that is not listed.
     """
     path = folder / "measured.yaml"
-    plan = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    plan = read_yaml(path) or {}
     plan = {"measurements": plan.get("measurements") or [], "tables": plan.get("tables") or []}
     names = [m.get("name") for m in plan["measurements"]]
     for measurement in plan["measurements"]:
