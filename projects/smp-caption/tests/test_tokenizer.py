@@ -1,0 +1,137 @@
+"""Tokenizers: where a model comes from, what is cut, and what is written."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from prunelab.errors import UserError
+from smp_caption.tokenizer import RadixTokenizer, Tokenizer, build_tokenizer, train_sentencepiece
+
+CAPTIONS = ["a dog runs", "a cat sits on a mat", "the dog sits", "a red bus on the street", "A Dog"]
+LONG = "a dog sits on a mat"
+
+
+def word(folder: Path, **options: object) -> Tokenizer:
+    return build_tokenizer(folder, kind="word", vocab_size=100, captions=CAPTIONS, **options)  # type: ignore[arg-type]
+
+
+def test_training_writes_captions_model_and_vocabulary_and_says_nothing(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    tokenizer = word(tmp_path)
+    out, err = capfd.readouterr()
+    assert (out, err) == ("", "")
+    folder = tmp_path / "tokenizer"
+    assert sorted(p.name for p in folder.iterdir()) == ["train_captions.txt", "word.model", "word.vocab"]
+    assert (folder / "train_captions.txt").read_text() == "\n".join(CAPTIONS)
+    vocabulary = (folder / "word.vocab").read_text(encoding="utf-8").splitlines()
+    assert len(vocabulary) == len(tokenizer)
+    assert [line.split("\t")[0] for line in vocabulary[:5]] == ["<pad>", "<unk>", "<bos>", "<eos>", "▁a"]
+
+
+def test_equal_captions_give_equal_bytes() -> None:
+    first = train_sentencepiece(CAPTIONS, model_type="word", vocab_size=50)
+    assert first == train_sentencepiece(CAPTIONS, model_type="word", vocab_size=50)
+
+
+def test_a_model_that_is_there_is_read_and_not_trained_again(tmp_path: Path) -> None:
+    first = word(tmp_path)
+    before = (tmp_path / "tokenizer" / "word.model").stat().st_mtime_ns
+    again = build_tokenizer(tmp_path, kind="word", vocab_size=100)
+    assert again.encode(LONG) == first.encode(LONG)
+    assert (tmp_path / "tokenizer" / "word.model").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("start", ["run", "run/model_best.pth", "run/best"])
+def test_the_tokenizer_of_start_from_is_copied_without_captions(tmp_path: Path, start: str) -> None:
+    first = word(tmp_path / "run")
+    (tmp_path / "run" / "best").mkdir()
+    (tmp_path / "run" / "model_best.pth").touch()
+    other = build_tokenizer(
+        tmp_path / "new", kind="word", vocab_size=9, captions=["x"], start_from=tmp_path / start
+    )
+    assert other.encode(LONG) == first.encode(LONG)
+    assert sorted(p.name for p in (tmp_path / "new/tokenizer").iterdir()) == ["word.model", "word.vocab"]
+
+
+def test_a_caption_that_is_cut_ends_in_eos_unless_the_original_rule_is_asked_for(tmp_path: Path) -> None:
+    ids = word(tmp_path).encode(LONG, max_seq_length=0)
+    assert (ids[0], ids[-1], len(ids)) == (2, 3, 8)
+    assert word(tmp_path).encode(LONG, max_seq_length=5) == [*ids[:4], 3]
+    assert word(tmp_path, truncation_drops_eos=True).encode(LONG, max_seq_length=5) == ids[:5]
+    plain = word(tmp_path).encode(LONG, max_seq_length=5, add_bos_eos=False)
+    assert plain == ids[1:6]
+    assert word(tmp_path).encode("a dog", max_seq_length=5) == [2, ids[1], ids[2], 3]
+
+
+def test_radix_cuts_whole_words_and_keeps_eos_within_the_limit(tmp_path: Path) -> None:
+    model = word(tmp_path).model_file
+    original = RadixTokenizer(model, base=3, truncation_drops_eos=True)
+    fixed = RadixTokenizer(model, base=3)
+    k = fixed.tokens_per_word
+    assert k == 3
+    limit = 2 + 2 * k
+    assert len(fixed.encode(LONG, max_seq_length=limit)) == limit
+    assert fixed.encode(LONG, max_seq_length=limit)[-1] == fixed.eos
+    assert fixed.decode(fixed.encode("a dog", max_seq_length=limit)[1:]) == "a dog"
+    assert len(original.encode(LONG, max_seq_length=limit)) == 1 + 3 * k
+    rebuilt = build_tokenizer(tmp_path, kind="radix", vocab_size=9, radix_base=3)
+    assert rebuilt.encode(LONG) == fixed.encode(LONG)
+
+
+def test_decoding_takes_lists_tensors_arrays_and_single_ids(tmp_path: Path) -> None:
+    tokenizer = word(tmp_path)
+    ids = tokenizer.encode("the dog sits")
+    for form in (ids, tuple(ids), torch.tensor(ids), np.array(ids)):
+        assert tokenizer.decode(form) == "the dog sits"
+    assert tokenizer.decode(torch.tensor(ids[1])) == "the"
+    assert tokenizer.decode([ids[1], 9999, 3, 0]) == "the <unk>"
+
+
+def test_words_keep_their_case_and_unknown_ones_are_unk(tmp_path: Path) -> None:
+    tokenizer = word(tmp_path)
+    assert tokenizer.encode("A Dog") != tokenizer.encode("a dog")
+    assert tokenizer.encode("zebra") == [2, 1, 3]
+
+
+def test_sampling_draws_segmentations_of_subwords(tmp_path: Path) -> None:
+    tokenizer = build_tokenizer(tmp_path, kind="unigram", vocab_size=28, captions=CAPTIONS)
+    found = {tuple(tokenizer.encode(LONG, max_seq_length=0, sampling=True)) for _ in range(20)}
+    assert len(found) > 1
+    assert {tokenizer.decode(list(ids)) for ids in found} == {LONG}
+
+
+def test_a_pickled_tokenizer_reads_its_model_again(tmp_path: Path) -> None:
+    tokenizer = word(tmp_path)
+    state = tokenizer.__getstate__()
+    assert "_processor" not in state
+    copy = pickle.loads(pickle.dumps(tokenizer))  # noqa: TID251 - our own object, as a worker gets it
+    assert copy.encode(LONG) == tokenizer.encode(LONG)
+
+
+def test_a_saved_tokenizer_is_loaded_from_its_new_folder(tmp_path: Path) -> None:
+    tokenizer = word(tmp_path / "a")
+    tokenizer.save(tmp_path / "b")
+    copy = build_tokenizer(tmp_path / "b", kind="word", vocab_size=1)
+    assert copy.encode(LONG) == tokenizer.encode(LONG)
+    assert set(tokenizer.files()) == {"tokenizer/word.model", "tokenizer/word.vocab"}
+
+
+def test_mistakes_are_answered_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"has no tokenizer/word\.model"):
+        build_tokenizer(tmp_path, kind="word", vocab_size=9)
+    with pytest.raises(UserError, match="no captions to train on"):
+        build_tokenizer(tmp_path, kind="word", vocab_size=9, captions=["", " "])
+    with pytest.raises(UserError, match="cannot train a bpe model of vocab_size 3"):
+        train_sentencepiece(CAPTIONS, model_type="bpe", vocab_size=3)
+    broken = tmp_path / "broken.model"
+    broken.write_bytes(b"nothing")
+    with pytest.raises(UserError, match="not a sentencepiece model"):
+        Tokenizer(broken)
+    with pytest.raises(UserError, match="no tokenizer file"):
+        Tokenizer(tmp_path / "none.model")
