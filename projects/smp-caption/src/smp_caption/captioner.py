@@ -1,0 +1,200 @@
+"""A captioner as one thing: model, tokenizer and (where it reads pictures) feature extractor, in one folder.
+
+```python
+import smp_caption
+
+captioner = smp_caption.load("runs/tour-001/pruned/best")
+print(captioner.caption("cat.jpg"))
+```
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from prunelab.config import from_plain, to_plain
+from prunelab.data.pictures import read_picture
+from prunelab.decode import decode
+from prunelab.errors import UserError
+from prunelab.hub import load_model_folder, model_card, save_model_folder
+from prunelab.mask import MaskSpec, apply_masks, draw_once
+from smp_caption.config import DecodeConfig, ModelConfig
+from smp_caption.evaluate import decode_options
+from smp_caption.extractor import Extractor, has_extractor
+from smp_caption.model import UpDown, build
+from smp_caption.tokenizer import MODEL_TYPES, RadixTokenizer, Tokenizer
+
+KIND = "smp-caption"
+USAGE = 'import smp_caption\n\nm = smp_caption.load("this/folder")\nprint(m.caption("cat.jpg"))'
+Picture = str | Path | Image.Image
+
+
+@dataclass(kw_only=True)
+class Captioner:
+    """Everything that turns a picture into a caption."""
+
+    model: UpDown
+    """The network, dense or masked."""
+    config: ModelConfig
+    """Its sizes."""
+    tokenizer: Tokenizer
+    """Turns token ids into words."""
+    mask: MaskSpec | None = None
+    """Kind of masks of a masked network."""
+    decode: DecodeConfig = field(default_factory=DecodeConfig)
+    """How to search; ``beam_size_test`` beams."""
+    extractor: Extractor | None = None
+    """Computes features of pictures; None for a model of features that were computed elsewhere."""
+    notes: Mapping[str, Any] = field(default_factory=dict)
+    """What was noted when it was saved: training step, scores."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next(self.model.parameters()).device
+
+    @overload
+    def caption(self, pictures: Picture, *, beam_size: int | None = None) -> str: ...
+    @overload
+    def caption(self, pictures: Sequence[Picture], *, beam_size: int | None = None) -> list[str]: ...
+    def caption(
+        self, pictures: Picture | Sequence[Picture], *, beam_size: int | None = None
+    ) -> str | list[str]:
+        """Say what is on a picture (a file or a PIL image), or on each of several.
+
+        Raises:
+            UserError: a file is missing or is no picture, or the model reads features and has no extractor.
+        """
+        single = isinstance(pictures, str | Path | Image.Image)
+        each = [pictures] if single else list(pictures)
+        if self.extractor is None:
+            raise UserError(
+                "this model was trained on given features and holds no extractor: caption features instead"
+            )
+        images = [p if isinstance(p, Image.Image) else read_picture(p) for p in each]
+        found: list[str] = []
+        for start in range(0, len(images), 32):
+            features, _boxes = self.extractor(images[start : start + 32])
+            found += self.caption_features(list(features), beam_size=beam_size)
+        return found[0] if single else found
+
+    @torch.inference_mode()
+    def caption_features(
+        self,
+        features: Sequence[np.ndarray],
+        means: Sequence[np.ndarray] | None = None,
+        *,
+        beam_size: int | None = None,
+    ) -> list[str]:
+        """Caption pictures given as features (S_i, F) of regions, and their ``means`` (F,) if these differ."""
+        wrong = [f.shape for f in features if f.ndim != 2 or f.shape[1] != self.config.att_feat_size]
+        if wrong:
+            raise UserError(f"features of shape {wrong[0]}, expected (regions, {self.config.att_feat_size})")
+        if means is None:
+            means = [f.mean(axis=0) for f in features]
+        regions = nn.utils.rnn.pad_sequence(
+            [torch.from_numpy(np.asarray(f)) for f in features], batch_first=True
+        )
+        present = nn.utils.rnn.pad_sequence([torch.ones(len(f)) for f in features], batch_first=True)
+        inputs: list[Tensor] = [regions, present, torch.from_numpy(np.stack(means))]
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            options = decode_options(self.config, self.decode, beam_size or self.decode.beam_size_test)
+            with draw_once(self.model):
+                state = self.model.begin(*(x.float().to(self.device) for x in inputs))
+                found = decode(self.model.step, state, options)
+        finally:
+            self.model.train(was_training)
+        return [self.tokenizer.decode(tokens) for tokens in found.tokens[:, 0].tolist()]
+
+    def save_pretrained(self, folder: str | Path, *, extra: Mapping[str, Any] | None = None) -> Path:
+        """Write configuration, weights, model card, tokenizer and extractor into a folder.
+
+        Args:
+            folder: where to; an earlier model there is replaced.
+            extra: plain data to keep with the model (training step, scores); shown on the card.
+        """
+        tokenizer: dict[str, Any] = {"kind": self.tokenizer.kind}
+        if isinstance(self.tokenizer, RadixTokenizer):
+            tokenizer["base"] = self.tokenizer.base
+        plain = {
+            "model": to_plain(self.config),
+            "decode": to_plain(self.decode),
+            "tokenizer": tokenizer,
+            "notes": dict(extra or {}),
+        }
+        files: dict[str, bytes | str | Path] = {Path(n).name: v for n, v in self.tokenizer.files().items()}
+        if self.extractor is not None:
+            files |= self.extractor.files()
+        state = self.model.state_dict()
+        card = model_card(
+            f"{self.config.caption_model} captioner",
+            summary="A picture captioning model made with PruneLab's smp-caption.",
+            facts=_facts(extra or {}),
+            usage=USAGE,
+            config=plain["model"],
+            state=state,
+            tags=("image-to-text", "image-captioning", "pruning"),
+        )
+        structure = {"mask": to_plain(self.mask)} if self.mask is not None else None
+        return save_model_folder(
+            folder, plain, state, kind=KIND, structure=structure, card=card, extra_files=files
+        )
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, *, device: str | torch.device = "cpu") -> Captioner:
+        """Read what `save_pretrained` wrote: a folder, or an id on the Hub.
+
+        Raises:
+            UserError: no such folder, another kind of model, or files that do not belong together.
+        """
+        found = load_model_folder(folder, kind=KIND)
+        where = found.dir / "config.json"
+        config = from_plain(ModelConfig, found.config.get("model"), where=f"{where} model")
+        mask = (found.structure or {}).get("mask")
+        spec = from_plain(MaskSpec, mask, where=f"{where} mask") if mask else None
+        model = build(config, spec)
+        model.load_original(found.state, str(found.dir))
+        target = torch.device(device)
+        return cls(
+            model=model.to(target).eval(),
+            config=config,
+            tokenizer=open_tokenizer(found.dir, **found.config.get("tokenizer", {})),
+            mask=spec,
+            decode=from_plain(DecodeConfig, found.config.get("decode", {}), where=f"{where} decode"),
+            extractor=Extractor.load(found.dir, target) if has_extractor(found.dir) else None,
+            notes=found.config.get("notes", {}),
+        )
+
+    def pruned(self) -> Captioner:
+        """This captioner with its masks applied for good, in the dense architecture."""
+        if self.mask is None:
+            return self
+        config = replace(self.config, caption_model=self.config.caption_model.removesuffix("_prune"))
+        model = build(config, None)
+        model.load_original(apply_masks(self.model))
+        return replace(self, model=model.to(self.device).eval(), config=config, mask=None)
+
+
+def open_tokenizer(folder: Path, *, kind: str = "word", base: int = 768) -> Tokenizer:
+    """The tokenizer whose sentencepiece model lies in ``folder``."""
+    file = folder / f"{MODEL_TYPES[kind]}.model"
+    return RadixTokenizer(file, base=base) if kind == "radix" else Tokenizer(file, kind=kind)
+
+
+def _facts(notes: Mapping[str, Any]) -> dict[str, object]:
+    """Notes as lines of the card's table."""
+    facts: dict[str, object] = {}
+    for name, value in notes.items():
+        inner = value.items() if isinstance(value, Mapping) else [(name, value)]
+        facts |= {key: f"{v:.4g}" if isinstance(v, float) else v for key, v in inner}
+    return facts

@@ -1,0 +1,187 @@
+"""Pictures to region features, with any convolutional backbone and no labels.
+
+A picture is looked at at several scales; at each a square grid of cells is pooled from the backbone's maps:
+a region is one cell of one scale. B pictures, S regions, F size of a region's feature, n sides of a grid.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional
+
+from prunelab.errors import UserError
+from smp_caption.backbones import IMAGENET_MEAN, IMAGENET_STD, build_backbone
+
+CONFIG_FILE = "extractor.json"
+WEIGHTS_FILE = "extractor.safetensors"
+FORMAT = "smp-caption-extractor/1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractorConfig:
+    """How pictures become regions."""
+
+    backbone: str = "resnet20_cifar"
+    """Name as `build_backbone` takes it."""
+    weights: str = "random"
+    """Where the backbone's weights came from (a file's name, ``pretrained``, ``random``), for reports."""
+    scales: tuple[tuple[int, int], ...] = ((32, 1), (64, 3), (128, 5))
+    """(side of the resized picture in pixels, cells along a side) of each scale."""
+    colour: bool = True
+    """Add mean and spread of the cell's colours."""
+
+    def __post_init__(self) -> None:
+        """Check the scales."""
+        if not self.scales or any(side < 8 or not 1 <= cells <= side // 4 for side, cells in self.scales):
+            raise UserError(
+                f"scales {self.scales}: expected SIDE:CELLS with SIDE >= 8 and 1 <= CELLS <= SIDE / 4"
+            )
+
+    @property
+    def regions(self) -> int:
+        """Number of regions S of every picture."""
+        return sum(cells * cells for _, cells in self.scales)
+
+
+class Extractor:
+    """Computes the features of pictures, standardised with statistics of the training pictures.
+
+    Attributes:
+        config: scales and backbone.
+        network: maps (B, 3, h, w) to a list of maps.
+        mean, std: (F,) statistics that features are standardised with; 0 and 1 until `fit`.
+    """
+
+    def __init__(
+        self, config: ExtractorConfig, network: nn.Module, device: torch.device | None = None
+    ) -> None:
+        self.config = config
+        self.device = device or torch.device("cpu")
+        self.network = network.eval().to(self.device)
+        self.mean = torch.zeros(())
+        self.std = torch.ones(())
+
+    @torch.inference_mode()
+    def __call__(self, pictures: Sequence[Image.Image]) -> tuple[np.ndarray, np.ndarray]:
+        """Features (B, S, F) float32 and relative boxes (B, S, 4) as x1, y1, x2, y2 of ``pictures``."""
+        raw = torch.cat([self._scale(pictures, side, cells) for side, cells in self.config.scales], dim=1)
+        boxes = torch.cat([_cell_boxes(cells) for _, cells in self.config.scales])
+        features = (raw.cpu() - self.mean) / self.std
+        return features.numpy(), boxes.expand(len(pictures), -1, -1).numpy()
+
+    @property
+    def feature_size(self) -> int:
+        """Numbers F of a region."""
+        return self.mean.numel()
+
+    def fit(self, pictures: Iterator[Sequence[Image.Image]]) -> None:
+        """Set `mean` and `std` (F,) from batches of training pictures, over all their regions."""
+        count, total, squares = 0, torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
+        self.mean, self.std = torch.zeros(()), torch.ones(())
+        for batch in pictures:
+            features = torch.from_numpy(self(batch)[0]).double().flatten(0, 1)
+            count += len(features)
+            total = total + features.sum(0)
+            squares = squares + features.square().sum(0)
+        if not count:
+            raise UserError("no training pictures to fit the features' mean and spread on")
+        mean = total / count
+        spread = (squares / count - mean.square()).clamp_min(0).sqrt()
+        self.mean, self.std = mean.float(), torch.where(spread > 1e-6, spread, 1.0).float()
+
+    def _scale(self, pictures: Sequence[Image.Image], side: int, cells: int) -> Tensor:
+        pixels = torch.stack([_pixels(picture, side) for picture in pictures]).to(self.device)
+        mean, std = (pixels.new_tensor(v)[:, None, None] for v in (IMAGENET_MEAN, IMAGENET_STD))
+        maps = self.network((pixels - mean) / std)
+        parts = [functional.adaptive_avg_pool2d(m, cells) for m in maps]
+        # The strongest response in a cell tells of small things that its mean hides.
+        parts.append(functional.adaptive_max_pool2d(max(maps, key=lambda m: m.shape[1]), cells))
+        if self.config.colour:
+            average = functional.adaptive_avg_pool2d(pixels, cells)
+            spread = functional.adaptive_avg_pool2d(pixels.square(), cells) - average.square()
+            parts += [average, spread.clamp_min(0).sqrt()]
+        parts.append(_position(cells, side).to(pixels).expand(len(pixels), -1, -1, -1))
+        # (B, F, n, n) -> (B, n*n, F)
+        return torch.cat(parts, dim=1).flatten(2).transpose(1, 2)
+
+    def save(self, folder: Path) -> None:
+        """Write ``extractor.json`` and ``extractor.safetensors`` into `folder`."""
+        from safetensors.torch import save_file
+
+        folder.mkdir(parents=True, exist_ok=True)
+        state = {
+            f"network.{key}": value.cpu().contiguous() for key, value in self.network.state_dict().items()
+        }
+        save_file({**state, "mean": self.mean, "std": self.std}, folder / WEIGHTS_FILE)
+        text = json.dumps({"format": FORMAT, **asdict(self.config)}, indent=2)
+        (folder / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
+
+    def files(self) -> dict[str, bytes]:
+        """What `save` writes, by file name."""
+        with tempfile.TemporaryDirectory() as folder:
+            self.save(Path(folder))
+            return {name: (Path(folder) / name).read_bytes() for name in (CONFIG_FILE, WEIGHTS_FILE)}
+
+    @classmethod
+    def load(cls, folder: Path, device: torch.device | None = None) -> Extractor:
+        """Read what `save` wrote.
+
+        Raises:
+            UserError: the folder holds no extractor, or its files do not belong together.
+        """
+        from safetensors.torch import load_file
+
+        if not has_extractor(folder):
+            raise UserError(f"{folder} holds no {CONFIG_FILE} and {WEIGHTS_FILE}: run `extract` first")
+        plain = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        if plain.pop("format", None) != FORMAT:
+            raise UserError(f"{folder / CONFIG_FILE}: expected format {FORMAT!r}")
+        config = ExtractorConfig(**{**plain, "scales": tuple(tuple(s) for s in plain["scales"])})
+        extractor = cls(config, build_backbone(config.backbone, None), device)
+        state = load_file(folder / WEIGHTS_FILE)
+        extractor.mean, extractor.std = state.pop("mean"), state.pop("std")
+        extractor.network.load_state_dict({key.removeprefix("network."): v for key, v in state.items()})
+        return extractor
+
+
+def has_extractor(folder: Path) -> bool:
+    """Whether `folder` holds an extractor's two files."""
+    return (folder / CONFIG_FILE).is_file() and (folder / WEIGHTS_FILE).is_file()
+
+
+def make_extractor(
+    config: ExtractorConfig, weights: str | None = None, device: torch.device | None = None, seed: int = 0
+) -> Extractor:
+    """Build an extractor with a fresh backbone; random weights are drawn from `seed`."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Extractor(config, build_backbone(config.backbone, weights), device)
+
+
+def _pixels(picture: Image.Image, side: int) -> Tensor:
+    """Resize to (3, side, side) floats in 0..1."""
+    resized = picture.convert("RGB").resize((side, side), Image.Resampling.BICUBIC)
+    return torch.from_numpy(np.asarray(resized, dtype=np.float32) / 255).permute(2, 0, 1)
+
+
+def _position(cells: int, side: int) -> Tensor:
+    """Row, column (0..1) and scale (in units of 128 pixels) of each cell: (3, n, n)."""
+    line = torch.arange(cells) / max(cells - 1, 1)
+    rows, columns = torch.meshgrid(line, line, indexing="ij")
+    return torch.stack([rows, columns, torch.full((cells, cells), side / 128)])
+
+
+def _cell_boxes(cells: int) -> Tensor:
+    """Relative boxes (n*n, 4) of a grid's cells, row by row."""
+    line = torch.arange(cells, dtype=torch.float32) / cells
+    top, left = torch.meshgrid(line, line, indexing="ij")
+    return torch.stack([left, top, left + 1 / cells, top + 1 / cells], dim=-1).flatten(0, 1)

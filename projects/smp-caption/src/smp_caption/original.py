@@ -1,0 +1,192 @@
+"""The original's files: run folders with ``model_*.pth``, ``config.json`` and ``tokenizer/``.
+
+A flag that names a checkpoint takes any of these: a file of the original, a run of the original, a model
+folder of ours, a run of ours; which one it is, is told by its content.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from prunelab.config import from_plain
+from prunelab.errors import UserError
+from prunelab.hub import is_model_folder, load_model_folder
+from prunelab.mask import MASK_SUFFIX, MaskSpec
+from prunelab.mask.packed_cli import load_state
+from prunelab.util import atomic_write, read_json, write_json
+from smp_caption.captioner import KIND, Captioner
+from smp_caption.config import Config, DecodeConfig, ModelConfig
+from smp_caption.export_original import binary_mask_state, pruned_state, sparse_state
+from smp_caption.model import UpDown, build
+from smp_caption.model.checkpoint import load_original
+from smp_caption.pruner import write_sparsities
+from smp_caption.tokenizer import build_tokenizer
+
+CONFIG = "config.json"
+BEST, LAST, INIT = "model_best.pth", "model_last.pth", "model_init.pth"
+PRUNED, SPARSE, BINARY = "model_best_pruned.pth", "model_best_pruned_sparse.pth", "model_best_bin_mask.pth"
+VERSION = "1.0.0-alpha"
+"""Version of the original whose layout is written."""
+
+
+def find(path: Path, *, last: bool = False) -> Path:
+    """The checkpoint that a path means: a file, or a model folder of ours.
+
+    Args:
+        path: a file, a model folder, or a run (of ours or of the original).
+        last: in a run, the last state rather than the best one.
+
+    Raises:
+        UserError: nothing is there.
+    """
+    if path.is_file() or is_model_folder(path):
+        return path
+    names = ("last", LAST) if last else ("best", BEST, "pruned", SPARSE, "last", LAST)
+    for name in names:
+        candidate = path / name
+        if candidate.is_file() or is_model_folder(candidate):
+            return candidate
+    raise UserError(f"{path}: no checkpoint there; expected a model folder, a run, or a file such as {BEST}")
+
+
+def load_weights(model: UpDown, path: Path, *, last: bool = False) -> None:
+    """Start a model from a checkpoint; masks that a dense checkpoint lacks keep their first values.
+
+    Raises:
+        UserError: no such checkpoint, or one of another model.
+    """
+    place = find(path, last=last)
+    state = load_model_folder(place, kind=KIND).state if place.is_dir() else load_state(place)[0]
+    load_original(model, state, str(place), masks_optional=True)
+
+
+def load(path: Path, *, config_file: Path | None = None, device: str | torch.device = "cpu") -> Captioner:
+    """Load a captioner from any checkpoint.
+
+    Args:
+        path: see `find`.
+        config_file: the original's ``config.json`` of a file; None: the one beside it.
+        device: where the network goes.
+
+    Raises:
+        UserError: nothing is there, its configuration or tokenizer is missing, or it is another model's.
+    """
+    place = find(path)
+    if place.is_dir():
+        return Captioner.from_pretrained(place, device=device)
+    file = config_file or place.parent / CONFIG
+    config, plain = read_config(file)
+    state = load_state(place)[0]
+    masked = any(name.endswith(MASK_SUFFIX) for name in state)
+    name = config.caption_model.removesuffix("_prune") + ("_prune" if masked else "")
+    config = replace(config, caption_model=name)
+    mask = _mask(plain) if masked else None
+    model = build(config, mask)
+    model.load_original(state, str(place))
+    tokenizer = build_tokenizer(
+        file.parent,
+        kind=plain.get("tokenizer", "word"),
+        vocab_size=config.vocab_size,
+        radix_base=plain.get("radix_base", 768),
+    )
+    decode = from_plain(DecodeConfig, _known(DecodeConfig, plain), where=str(file))
+    return Captioner(
+        model=model.to(device).eval(), config=config, tokenizer=tokenizer, mask=mask, decode=decode
+    )
+
+
+def _mask(plain: Mapping[str, Any]) -> MaskSpec:
+    kind = "supermask" if plain.get("prune_type") == "supermask" else "fixed"
+    return MaskSpec(kind=kind, init=plain.get("prune_supermask_init", 5.0) if kind == "supermask" else 1.0)
+
+
+def read_config(path: Path) -> tuple[ModelConfig, dict[str, Any]]:
+    """The sizes in the original's ``config.json`` (of any version), and all of it, brought up to date.
+
+    Raises:
+        UserError: the file is missing or broken, or lacks what the model is built by.
+    """
+    plain = read_json(path)
+    if not isinstance(plain, dict) or "caption_model" not in plain:
+        raise UserError(f"{path}: no configuration of a captioning run; expected the key caption_model")
+    plain = up_to_date(plain, str(path))
+    known = {name: value for name, value in _known(ModelConfig, plain).items() if value is not None}
+    return from_plain(ModelConfig, known, where=str(path)), plain
+
+
+def _known(cls: type, plain: Mapping[str, Any]) -> dict[str, Any]:
+    return {f.name: plain[f.name] for f in fields(cls) if f.name in plain}
+
+
+def up_to_date(plain: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """A configuration of an older version of the original in the names of the newest.
+
+    Raises:
+        UserError: version 0.0.0, which cannot be converted.
+    """
+    config = dict(plain)
+    version = tuple(int(part) for part in str(config.get("version", VERSION)).split("-")[0].split("."))
+    if version == (0, 0, 0):
+        raise UserError(f"{where}: version 0.0.0 cannot be converted")
+    if version == (0, 1, 0):
+        sample = "beam_search" if config.pop("scst_beam_search", False) else "random"
+        config |= {"scst_sample": sample, "scst_baseline": config.pop("scst_mode", "sample")}
+    if version < (0, 3, 0):
+        config["vocab_size"] = config["vocab_size"] + 1
+        if "transformer" in config["caption_model"]:
+            for old, new in (
+                ("input_encoding_size", "d_model"),
+                ("rnn_size", "dim_feedforward"),
+                ("drop_prob_lm", "drop_prob_src"),
+            ):
+                config[new] = config.pop(old, config.get(new))
+    if version < (0, 6, 0):
+        for part in ("encoder", "decoder"):
+            config |= {f"share_att_{part}": None, f"share_layer_{part}": None}
+        config["no_box_trigonometric_embedding"] = not config.pop("box_trigonometric_embedding", True)
+        config["num_heads"] = 8
+    return config
+
+
+def flat_config(cfg: Config, captioner: Captioner, **notes: Any) -> dict[str, Any]:
+    """The original's ``config.json`` of a run: every flag, and its notes on tokenizer and training."""
+    flat: dict[str, Any] = {}
+    for group in (cfg.data, cfg.optim, cfg.prune, cfg.scst, cfg.decode, captioner.config):
+        flat |= {f.name: getattr(group, f.name) for f in fields(group)}
+    for name in ("log_dir", "id", "start_from", "seed", "save_checkpoint_every", "losses_log_every"):
+        flat[name] = getattr(cfg.run, name)
+    flat["caption_model"] = cfg.model.caption_model
+    flat["scst_bleu_weight"] = ",".join(f"{w:g}" for w in cfg.scst.scst_bleu_weight)
+    return flat | captioner.tokenizer.config_fields() | {"version": VERSION} | notes
+
+
+def write_config(folder: Path, cfg: Config, captioner: Captioner, **notes: Any) -> None:
+    """Write the original's ``config.json`` and ``tokenizer/`` into a run's folder."""
+    write_json(folder / CONFIG, flat_config(cfg, captioner, **notes))
+    captioner.tokenizer.save(folder)
+
+
+def write_state(path: Path, state: Mapping[str, Tensor]) -> None:
+    """Write a state dict as the original does: a file of torch's that loads with ``weights_only=True``."""
+    with atomic_write(path) as file:
+        torch.save(state, file)
+
+
+def write_exports(folder: Path, captioner: Captioner) -> list[Path]:
+    """Write a finished pruned run's dense, COO-sparse and binary-mask weights, and its sparsities."""
+    model = captioner.model
+    for name, state in (
+        (PRUNED, pruned_state(model)),
+        (SPARSE, sparse_state(model)),
+        (BINARY, binary_mask_state(model)),
+    ):
+        write_state(folder / name, state)
+    masks = {name: value for name, value in model.state_dict().items() if name.endswith(MASK_SUFFIX)}
+    write_sparsities(folder / "sparsities.csv", masks)
+    return [folder / name for name in (PRUNED, SPARSE, BINARY, "sparsities.csv")]
