@@ -24,9 +24,9 @@ ABOUT = "score captions, and pack, unpack and inspect files of sparse weights"
 class Score:
     """Score predicted captions: BLEU-1..4, METEOR, ROUGE-L, CIDEr and SPICE.
 
-    Only the predicted images count, as in COCO's own evaluation. METEOR and SPICE run in Java (SPICE needs the
-    models of its parser too) and take their time: ask for them by name. With "all", those that cannot run
-    here are left out, with a line that says why.
+    Only the predicted images count, as in COCO's own evaluation. METEOR and SPICE run in Java (SPICE needs
+    the models of its parser too) and take their time: ask for them by name. With "all", those that cannot
+    run here are left out, with a line that says why.
     """
 
     refs: Path

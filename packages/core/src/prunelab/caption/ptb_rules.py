@@ -160,7 +160,7 @@ def rules() -> tuple[Rule, ...]:
     return (
         _rule("(?i:cannot)", back=3),
         _rule("(?i:gonna|gotta|wanna|lemme|gimme)", back=2),
-        _rule(rf"{_APOS}[tT](?=(?i:is|was))", "(?i:is|was)", _straight),
+        _rule("'[tT]", "(?i:is|was)"),
         _rule(_SGML, write=_spaces_bound),
         _rule(r"&(?:MD|mdash|ndash);|[\u0096\u0097\u2013\u2014\u2015]", write=lambda _: "--"),
         _rule("&amp;|&lt;|&gt;", write=_ENTITIES.__getitem__),
