@@ -123,7 +123,9 @@ class RunLog:
             # Events after the checkpoint stay in the earlier file; readers drop them for the sake of this
             # mark.
             purge = None if self._marks is None else self._step + 1
-            self._events = SummaryWriter(logdir=str(self._folder), purge_step=purge)
+            # The name has the second of the start; the step keeps two starts within one second apart.
+            suffix = f".from-{self._step + 1}"
+            self._events = SummaryWriter(logdir=str(self._folder), purge_step=purge, filename_suffix=suffix)
         return self._events
 
     def marks(self) -> dict[str, int]:
