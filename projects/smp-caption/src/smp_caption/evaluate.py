@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,13 @@ from prunelab.caption.cider import cider
 from prunelab.caption.evaluate import Scores, evaluate
 from prunelab.caption.references import cook
 from prunelab.caption.tokenizer import tokenize
+from prunelab.config import to_plain
 from prunelab.data.coco import write_predictions
 from prunelab.decode import DecodeOptions, decode
 from prunelab.util import write_json
 from smp_caption.config import DecodeConfig, ModelConfig
 from smp_caption.model import UpDown
+from smp_caption.model.decoding import options_of
 from smp_caption.tokenizer import Tokenizer
 
 METRICS = ("BLEU", "ROUGE_L", "CIDEr")
@@ -31,20 +34,7 @@ def decode_options(
     model: ModelConfig, config: DecodeConfig, beam_size: int, *, original: bool = False
 ) -> DecodeOptions:
     """The search of an evaluation; ``original`` records and keeps ended beams as the original does."""
-    return DecodeOptions(
-        max_length=model.max_seq_length,
-        bos=model.bos_token_id,
-        eos=model.eos_token_id,
-        pad=model.pad_token_id,
-        beam_size=beam_size,
-        temperature=config.temperature,
-        constraint=config.decoding_constraint,
-        group_size=config.group_size,
-        diversity_lambda=config.diversity_lambda,
-        length_penalty=config.length_penalty,
-        record_after_end=original,
-        restore_ended=original,
-    )
+    return options_of(model, {**to_plain(config), "beam_size": beam_size}, original=original)
 
 
 class Evaluator:
@@ -68,17 +58,18 @@ class Evaluator:
         *,
         device: torch.device,
         metrics: Sequence[str] = METRICS,
+        max_batches: int | None = None,
     ) -> None:
         self.name, self.loader, self.references = name, loader, references
         self.tokenizer, self.options, self.device = tokenizer, options, device
-        self.metrics = tuple(metrics)
+        self.metrics, self.max_batches = tuple(metrics), max_batches
         self.predictions: dict[int, str] = {}
         self.scores: Scores | None = None
 
     @torch.inference_mode()
     def caption(self, model: UpDown) -> Iterator[tuple[int, str]]:
         """Yield picture id and caption for this process's share; `model` must be in evaluation mode."""
-        for batch in self.loader:
+        for batch in itertools.islice(self.loader, self.max_batches):
             inputs = (batch[key].to(self.device) for key in ("att_feats", "att_masks", "fc_feats"))
             found = decode(model.step, model.begin(*inputs), self.options)
             for image_id, tokens in zip(batch["image_ids"], found.tokens[:, 0].tolist(), strict=True):
@@ -89,8 +80,9 @@ class Evaluator:
         pairs = dist.gather_objects(list(self.caption(model)), key=lambda pair: pair[0])
         self.predictions = dict(sorted(pairs))
         self.scores = None
-        if dist.is_main():
-            references = {key: list(self.references[key]) for key in self.predictions}
+        references = {key: list(self.references[key]) for key in self.predictions}
+        # Pictures of an online test have no captions: they are captioned and not scored.
+        if dist.is_main() and all(references.values()):
             self.scores = evaluate(references, self.predictions, metrics=self.metrics)
         overall = dist.broadcast_object(dict(self.scores.overall) if self.scores else None)
         for metric, value in (overall or {}).items():
@@ -103,10 +95,12 @@ class Evaluator:
         ``score_{step}_detailed.json`` hold the scores of the split and of each picture, and a line is added
         to ``scores.csv``.
         """
-        if not dist.is_main() or self.scores is None:
+        if not dist.is_main():
             return
         folder.mkdir(parents=True, exist_ok=True)
         write_predictions(folder / f"caption_{step:08d}.json", self.predictions)
+        if self.scores is None:
+            return
         write_json(folder / f"score_{step:08d}.json", dict(self.scores.overall))
         write_json(folder / f"score_{step:08d}_detailed.json", list(self.scores.per_image))
         _append_scores(folder / "scores.csv", step, self.scores.overall)

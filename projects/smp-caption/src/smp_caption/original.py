@@ -14,14 +14,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prunelab.config import from_plain
+from prunelab.config import from_plain, load_config
 from prunelab.errors import UserError
 from prunelab.hub import is_model_folder, load_model_folder
 from prunelab.mask import MASK_SUFFIX, MaskSpec
 from prunelab.mask.packed_cli import load_state
 from prunelab.util import atomic_write, read_json, write_json
 from smp_caption.captioner import KIND, Captioner
-from smp_caption.config import Config, DecodeConfig, ModelConfig
+from smp_caption.config import (
+    Config,
+    DataConfig,
+    DecodeConfig,
+    ModelConfig,
+    OptimConfig,
+    PruneConfig,
+    QuirksConfig,
+)
 from smp_caption.export_original import binary_mask_state, pruned_state, sparse_state
 from smp_caption.model import UpDown, build
 from smp_caption.model.checkpoint import load_original
@@ -170,6 +178,34 @@ def write_config(folder: Path, cfg: Config, captioner: Captioner, **notes: Any) 
     """Write the original's ``config.json`` and ``tokenizer/`` into a run's folder."""
     write_json(folder / CONFIG, flat_config(cfg, captioner, **notes))
     captioner.tokenizer.save(folder)
+
+
+def run_config(folder: Path) -> Config:
+    """The configuration of a run, of ours or of the original; the defaults where there is none.
+
+    Raises:
+        UserError: a file is broken.
+    """
+    if (folder / "config.yaml").is_file():
+        return load_config(Config, folder / "config.yaml")
+    if not (folder / CONFIG).is_file() or is_model_folder(folder):
+        return Config()
+    model, plain = read_config(folder / CONFIG)
+    groups = {"data": DataConfig, "optim": OptimConfig, "decode": DecodeConfig}
+    values = {
+        name: {k: v for k, v in _known(cls, plain).items() if v is not None} for name, cls in groups.items()
+    }
+    prune = {} if not model.pruned else _known(PruneConfig, plain)
+    quirks = QuirksConfig.of("faithful")
+    return Config(
+        model=model,
+        prune=from_plain(PruneConfig, prune, where=str(folder / CONFIG)),
+        quirks=quirks,
+        **{
+            name: from_plain(groups[name], value, where=str(folder / CONFIG))
+            for name, value in values.items()
+        },
+    )
 
 
 def write_state(path: Path, state: Mapping[str, Tensor]) -> None:

@@ -1,0 +1,46 @@
+"""``convert``: a checkpoint of the original, as a model folder of ours."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from prunelab.errors import entry
+from prunelab.mask import MASK_SUFFIX
+from smp_caption import original
+from smp_caption.cli import parse_convert
+from smp_caption.options import ConvertOptions
+
+
+def convert(options: ConvertOptions) -> Path:
+    """Read the source, say what it is, and write the destination (unless ``dry_run``).
+
+    Raises:
+        UserError: the source is missing, is of another model, or its configuration or tokenizer is.
+    """
+    source, target = original.find(Path(options.source)), Path(options.destination)
+    captioner = original.load(source, config_file=Path(options.config_file) if options.config_file else None)
+    state = captioner.model.state_dict()
+    masks = [name for name in state if name.endswith(MASK_SUFFIX)]
+    zeros = sum(
+        int((value == 0).sum()) for name, value in state.items() if name not in masks and value.ndim > 1
+    )
+    print(
+        f"{source}: {captioner.config.caption_model}, {len(state)} tensors ({len(masks)} masks), "
+        f"{zeros:,} zero weights, tokenizer {captioner.tokenizer.kind} of {len(captioner.tokenizer)} ids; "
+        "no unused keys, no missing keys"
+    )
+    if not options.dry_run:
+        captioner.save_pretrained(target)
+        print(f"written: {target}")
+    return target
+
+
+@entry
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run ``convert``."""
+    convert(parse_convert(argv))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,141 @@
+"""``test``: caption a split with a trained model and score the captions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from prunelab import dist
+from prunelab.config import to_plain, yaml_text
+from prunelab.errors import UserError, entry
+from prunelab.mask import draw_once
+from prunelab.report import result_table
+from prunelab.seed import seed_all
+from smp_caption import original
+from smp_caption.captioner import Captioner
+from smp_caption.cli import parse_test
+from smp_caption.config import Config, QuirksConfig
+from smp_caption.data import open_data
+from smp_caption.evaluate import Evaluator, decode_options
+from smp_caption.options import TestOptions
+
+
+def test(options: TestOptions) -> dict[str, float]:
+    """Caption and score as asked; files lie beside the checkpoint or in ``options.output``.
+
+    Returns:
+        The scores; none for pictures without captions (the online test).
+
+    Raises:
+        UserError: no model, no data, or they do not fit each other.
+    """
+    place = checkpoint_of(options)
+    cfg = configuration(options, place)
+    if options.print_config:
+        print(yaml_text(to_plain(cfg)))
+        return {}
+    device = dist.start(options.device)
+    seed_all(cfg.run.seed)
+    try:
+        captioner = original.load(place, device=device)
+        if options.load_as_float16:
+            _round_to_half(captioner, place)
+        if options.compile:
+            captioner.model.compile()
+        cfg = replace(cfg, model=replace(captioner.config, caption_model=cfg.model.caption_model))
+        folder = Path(options.output) if options.output else _run_of(place)
+        data = open_data(cfg, folder / "fake_data")
+        beams = options.beam_size or cfg.decode.beam_size_test
+        faithful = cfg.quirks.original_decoding
+        evaluator = Evaluator(
+            options.split,
+            data.loader(options.split, captioner.tokenizer, rank=dist.rank(), world_size=dist.world_size()),
+            data.references(options.split),
+            captioner.tokenizer,
+            decode_options(captioner.config, cfg.decode, beams, original=faithful),
+            device=device,
+            metrics=options.metrics,
+            max_batches=options.max_steps,
+        )
+        autocast = torch.autocast(device.type, torch.bfloat16, enabled=options.amp == "bf16")
+        with draw_once(captioner.model), autocast:
+            scores = dict(evaluator.run(captioner.model))
+        name = "test2014" if options.mscoco_online_test else options.split
+        suffix = f"_{options.eval_dir_suffix}" if options.eval_dir_suffix else ""
+        target = folder / f"{name}_beam_{beams}{suffix}"
+        evaluator.write(target, int(captioner.notes.get("step", 0)))
+        if dist.is_main():
+            _print(scores, evaluator, place, target)
+        return scores
+    finally:
+        dist.stop()
+
+
+def checkpoint_of(options: TestOptions) -> Path:
+    """The checkpoint that the flags mean: ``model_file`` in the run, or the best that the run has.
+
+    Raises:
+        UserError: nothing is there.
+    """
+    folder = Path(options.log_dir) / options.id if options.log_dir else Path(options.id)
+    if options.model_file:
+        inside = folder / options.model_file
+        return original.find(inside if inside.exists() else Path(options.model_file))
+    if not (options.log_dir or options.id):
+        raise UserError("test needs a model: --log_dir RUN, --log_dir RUNS --id NAME, or --model_file FILE")
+    pruned = [folder / name for name in ("pruned", original.SPARSE) if (folder / name).exists()]
+    return original.find(pruned[0] if pruned else folder)
+
+
+def configuration(options: TestOptions, place: Path) -> Config:
+    """The configuration of the run that a checkpoint belongs to, with what was typed put over it."""
+    cfg = original.run_config(_run_of(place))
+    data = {
+        name: getattr(options, name)
+        for name in ("dataset", "dataset_dir")
+        if getattr(options, name) is not None
+    }
+    data |= {"batch_size_eval": options.batch_size_eval, "num_workers": options.num_workers}
+    cfg = replace(cfg, data=replace(cfg.data, **data, mscoco_online_test=options.mscoco_online_test))
+    if options.preset is not None:
+        cfg = replace(cfg, quirks=QuirksConfig.of(options.preset))
+    return replace(cfg, run=replace(cfg.run, fake_data=options.fake_data))
+
+
+def _run_of(place: Path) -> Path:
+    """The run's folder that a file or a model folder lies in."""
+    return place.parent
+
+
+def _round_to_half(captioner: Captioner, place: Path) -> None:
+    """Round the weights to half precision and keep a file of them; computing stays in single precision."""
+    state = {name: value.half() for name, value in captioner.model.state_dict().items()}
+    target = place.with_name(f"{place.stem}_float16.pth")
+    dist.on_main(lambda: original.write_state(target, {name: value.cpu() for name, value in state.items()}))
+    captioner.model.load_original(state, str(target))
+
+
+def _print(scores: dict[str, float], evaluator: Evaluator, place: Path, target: Path) -> None:
+    columns = [name.partition("/")[2] for name in scores]
+    beams, count = evaluator.options.beam_size, len(evaluator.predictions)
+    title = f"{place}: {evaluator.name}, {count} pictures, beam {beams}"
+    if scores:
+        result_table(title, columns, [list(scores.values())]).print()
+    print(f"captions and scores: {target}")
+
+
+@entry
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run ``test``."""
+    options = parse_test(argv)
+    if options.dry_run:
+        print(options)
+        return
+    test(options)
+
+
+if __name__ == "__main__":
+    main()
