@@ -13,14 +13,16 @@ PLAN = """
 measurements:
   - name: small
     commands:
-      - python write.py {out} t.json '{"a": [1, {"b": 2.5}]}'
+      - >-
+        python write.py {out} t.json '{"a": [1, {"b": 2.5}]}'
     preset: fixed
     seed: 3
     labels: {model: small}
     figures: {score: "{out}/t.json:a.1.b"}
   - name: large
     commands:
-      - python fail.py {out} rows.json '[{"model": "x", "score": 1}, {"model": "y"}]'
+      - >-
+        python fail.py {out} rows.json '[{"model": "x", "score": 1}, {"model": "y"}]'
     preset: faithful
     seed: 3
     data: pears
