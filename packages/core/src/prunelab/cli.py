@@ -138,10 +138,10 @@ def version() -> str:
 
 
 def _one_line(box: str) -> str:
-    """Turn the framed message of the parser into one line."""
-    lines = (line.strip().strip("│").strip() for line in box.splitlines())
-    words = " ".join(line for line in lines if line and not re.match("[╭╰─]", line))
-    return words.replace("(required) ", "")
+    """Turn the parser's message, a title and a text in a frame or between rules, into one line."""
+    lines = [line.strip(" │") for line in box.splitlines()]
+    text = [line for line in lines[1:] if not re.fullmatch("[╰─╯-]*", line)]
+    return " ".join(text).replace("(required) ", "")
 
 
 def _parse(arguments: Sequence[str]) -> Score | Pack | Unpack | Inspect:

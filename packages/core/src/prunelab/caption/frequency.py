@@ -205,7 +205,7 @@ def _load_archive(path: Path) -> DocumentFrequency:
     from prunelab.caption import kernels
 
     try:
-        with np.load(path, allow_pickle=False) as data:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as data:
             if str(data["format"]) != _FORMAT:
                 raise UserError(f"{path}: format is {data['format']}; expected {_FORMAT!r}")
             words = data["words"].tobytes().decode()
