@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prunelab.config import from_plain, to_plain
+from prunelab.config import from_plain, to_plain, yaml_text
+from prunelab.doors import read_yaml
 from prunelab.errors import UserError
 from smp_caption import cli
 from smp_caption import config as config_module
@@ -168,11 +168,14 @@ SOME = {
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.fixed_dictionaries({group: st.fixed_dictionaries(kinds) for group, kinds in SOME.items()}))
-def test_configuration_to_yaml_and_back_is_the_same(values: dict[str, dict[str, Any]]) -> None:
+@given(values=st.fixed_dictionaries({group: st.fixed_dictionaries(kinds) for group, kinds in SOME.items()}))
+def test_configuration_to_yaml_and_back_is_the_same(
+    tmp_path_factory: pytest.TempPathFactory, values: dict[str, dict[str, Any]]
+) -> None:
     cfg = Config(**{group: GROUPS[group](**kinds) for group, kinds in values.items()})
-    text = yaml.safe_dump(to_plain(cfg), allow_unicode=True)
-    assert from_plain(Config, yaml.safe_load(text)) == cfg
+    file = tmp_path_factory.getbasetemp() / "written.yaml"
+    file.write_text(yaml_text(to_plain(cfg)), encoding="utf-8")
+    assert from_plain(Config, read_yaml(file)) == cfg
 
 
 def test_noam_works_for_up_down_and_takes_its_hidden_size() -> None:

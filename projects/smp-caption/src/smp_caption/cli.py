@@ -389,7 +389,9 @@ def parse_binarize(argv: Sequence[str] | None = None) -> ExportOptions:
     def make(log_dir: str = "", id: str = "", **rest: Any) -> ExportOptions:
         if not log_dir and not id:
             raise UserError("binarize_supermask needs --log_dir and --id, the folder of a run")
-        return ExportOptions(model=str(Path(log_dir, id)), format="binary", **rest)
+        run = Path(log_dir, id)
+        rest.setdefault("output", str(run / "model_best_bin_mask.pth"))
+        return ExportOptions(model=str(run), format="binary", **rest)
 
     return _options(ExportOptions, "binarize", "round the masks of a pruned model", argv, add, make)
 

@@ -19,6 +19,7 @@ from torch.nn.utils.rnn import pad_sequence
 from prunelab.data.captions import CaptionRecord, open_captions, open_pictures
 from prunelab.data.features import CachedFeatures, FeatureSource, open_features
 from prunelab.data.loader import Loader, make_loader
+from prunelab.data.synthetic import cached
 from prunelab.errors import UserError
 from smp_caption.config import Config, DataConfig
 from smp_caption.tokenizer import Tokenizer
@@ -304,6 +305,8 @@ def open_data(cfg: Config, scratch: Path | None = None) -> CaptionData:
 
         folder = write_fake_data(scratch or Path("fake_data"), cfg)
         data = replace(data, dataset_dir=str(folder), input_att_dir="", input_fc_dir="", input_rel_box_dir="")
+    elif data.dataset == "tiny" and not data.dataset_dir:
+        folder = cached("captions", feat_size=cfg.model.att_feat_size)
     else:
         folder = data_dir(data)
     if folder.is_dir():

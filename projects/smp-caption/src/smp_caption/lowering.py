@@ -33,7 +33,7 @@ MODEL_SIZES: dict[str, dict[str, int]] = {
 """``--model_size``: sizes that hold unless the size itself is typed; ``paper`` leaves the original's."""
 
 
-DATASET_SIZES: dict[str, dict[str, int]] = {"tiny": {}}
+DATASET_SIZES = {"tiny": {"att_feat_size": 64, "fc_feat_size": 64, "vocab_size": 200}}
 """Sizes that follow from a data set of ours, unless they are typed."""
 
 GROUPS: dict[str, type] = {

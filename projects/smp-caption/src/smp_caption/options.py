@@ -124,8 +124,6 @@ class ExtractOptions:
     """Local weights file, or pretrained (the library's download); empty: random weights."""
     scales: str = "32:1,64:3,128:5"
     """SIDE:CELLS of each scale: pixels of the resized picture, cells along a side of its grid."""
-    regions: bool = False
-    """One region a picture's box instead of a grid, where the data set has boxes."""
     no_colour: bool = False
     """Leave mean and spread of a cell's colours out."""
     format: str = "npy"

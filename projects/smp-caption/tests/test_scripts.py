@@ -1,0 +1,127 @@
+"""The original's file names start our commands, and launch files work from any folder."""
+
+from __future__ import annotations
+
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
+
+# A stand-in for Python: says where it is, what it was asked for and what torchrun would tell it.
+RECORDER = """#!/bin/sh
+echo "in $(pwd)"
+echo "got $*"
+echo "rank ${RANK:-none} of ${WORLD_SIZE:-none} at ${MASTER_ADDR:-none}"
+"""
+SRUN = """#!/bin/sh
+shift
+SLURM_PROCID=1 SLURM_LOCALID=1 SLURM_NTASKS=2 exec "$@"
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("train_transformer.py", "--caption_model up_down_lstm --lr_scheduler cosine"),
+        ("train_n_prune_transformer.py", "--caption_model up_down_lstm_prune --prune_type supermask"),
+        ("eval_model.py", "--log_dir runs --id a --beam_size_test 2"),
+    ],
+)
+def test_file_names_of_the_original_start_our_commands(
+    name: str,
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [name, *words.split(), "--dry-run"])
+    runpy.run_path(str(SCRIPTS / name), run_name="__main__")
+    assert capsys.readouterr().out.strip()
+    assert not list(tmp_path.iterdir())
+
+
+def test_rounding_masks_of_a_run_that_is_not_there_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    words = ["binarize_supermask.py", "--log_dir", str(tmp_path), "--id", "a"]
+    monkeypatch.setattr(sys, "argv", words)
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(str(SCRIPTS / words[0]), run_name="__main__")
+    assert stop.value.code == 2
+    shown = capsys.readouterr().err
+    assert shown.startswith(f"error: {tmp_path / 'a'}")
+    assert shown.count("\n") == 1
+
+
+@pytest.fixture
+def tools(tmp_path: Path) -> dict[str, str]:
+    """An environment in which Python and SLURM's commands are stand-ins that record."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    record = f'#!/bin/sh\necho "$(basename "$0") $*" >> {tmp_path}/slurm.txt\n'
+    scripts = {"recorder": RECORDER, "srun": SRUN, "scontrol": record + "echo node7\n", "scancel": record}
+    for name, text in scripts.items():
+        (folder / name).write_text(text)
+        (folder / name).chmod(0o755)
+    keep = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM", "MASTER", "RANK", "WORLD"))}
+    path = f"{folder}{os.pathsep}{os.environ['PATH']}"
+    return keep | {"PATH": path, "PYTHON": str(folder / "recorder"), "SLURM_JOB_ID": "41"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["train.sh", "slurm.sh"])
+def test_launch_files_start_from_any_folder(name: str, tools: dict[str, str], tmp_path: Path) -> None:
+    words = ["sh", str(SCRIPTS / name), "--id", "two words"]
+    done = subprocess.run(
+        words, cwd=tmp_path, env=tools | {"PROCESSES": "3"}, capture_output=True, text=True, check=True
+    )
+    assert f"in {SCRIPTS.parent}" in done.stdout
+    if name == "train.sh":
+        assert "--nproc_per_node 3 -m smp_caption.train --id two words" in done.stdout
+    else:
+        assert "-m smp_caption.train --resume --id two words" in done.stdout
+        assert "rank 1 of 2 at node7" in done.stdout
+
+
+@pytest.mark.slow
+def test_slurm_file_tells_the_tasks_to_stop_and_asks_to_be_requeued(
+    tools: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "bin/recorder").write_text("#!/bin/sh\ntouch started\nsleep 2\necho saved\n")
+    project = tmp_path / "project"
+    (project / "src/smp_caption").mkdir(parents=True)
+    (project / "src/smp_caption/train.py").touch()
+    copied = tmp_path / "spool" / "job41"
+    copied.parent.mkdir()
+    copied.write_text((SCRIPTS / "slurm.sh").read_text())
+    environment = tools | {"PROJECT": str(project)}
+    job = subprocess.Popen(["sh", str(copied)], env=environment, stdout=subprocess.PIPE, text=True)
+    for _ in range(100):
+        if (project / "started").exists():
+            break
+        time.sleep(0.1)
+    job.send_signal(signal.SIGUSR1)
+    out, _ = job.communicate(timeout=30)
+    assert job.returncode == 0
+    assert out.startswith("saved\n")
+    said = (tmp_path / "slurm.txt").read_text().splitlines()
+    assert said[-2:] == ["scancel --signal=USR1 41", "scontrol requeue 41"]
+
+
+@pytest.mark.slow
+def test_slurm_file_says_what_is_missing(tools: dict[str, str], tmp_path: Path) -> None:
+    copied = tmp_path / "job41"
+    copied.write_text((SCRIPTS / "slurm.sh").read_text())
+    done = subprocess.run(
+        ["sh", str(copied)], cwd=tmp_path, env=tools, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "set PROJECT=" in done.stderr
