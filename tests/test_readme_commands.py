@@ -1,8 +1,8 @@
 """The commands that READMEs show can be typed.
 
 Fences are marked `sh run`, `sh needs-data` or `sh needs-gpu`. Those of the first kind are run here: in this
-process, with `--dry-run` where a project's script would work for minutes; and, marked slow, as they stand in a
-fresh copy of the workspace.
+process, with `--dry-run` where a project's script would work for minutes; and, marked slow, as they stand in
+a fresh copy of the workspace.
 """
 
 from __future__ import annotations
