@@ -82,8 +82,8 @@ class Captioner:
         images = [p if isinstance(p, Image.Image) else read_picture(p) for p in each]
         found: list[str] = []
         for start in range(0, len(images), 32):
-            features, _boxes = self.extractor(images[start : start + 32])
-            found += self.caption_features(list(features), beam_size=beam_size)
+            features = self.extractor(images[start : start + 32])
+            found += self.caption_features(features, beam_size=beam_size)
         return found[0] if single else found
 
     @torch.inference_mode()

@@ -26,6 +26,10 @@ from smp_caption.extractor import Extractor, ExtractorConfig, has_extractor, mak
 from smp_caption.options import ExtractOptions
 
 
+FITTED = 200
+"""About this many pictures, spread evenly, give the features' mean and spread."""
+
+
 class Writer(Protocol):
     """Where features go: a folder of files or a store."""
 
@@ -78,7 +82,7 @@ def extract(options: ExtractOptions) -> Path:
             )
             missing = [r for r in mine if r.image_id not in att or r.image_id not in fc]
             for batch in _batches(missing, options.batch_size):
-                features, _ = extractor([read_picture(r.path) for r in batch])
+                features = extractor([read_picture(r.path) for r in batch])
                 for record, rows in zip(batch, features, strict=True):
                     _add(att, record.image_id, rows)
                     _add(fc, record.image_id, rows.mean(axis=0, keepdims=options.format == "store"))
@@ -125,6 +129,7 @@ def _prepare(options: ExtractOptions, output: Path, records: Sequence[CaptionRec
         return
     extractor = make_extractor(config, options.weights or None, seed=options.seed)
     train = [record for record in records if record.split == "train"] or list(records)
+    train = train[:: max(1, len(train) // FITTED)]
     extractor.fit(_pictures(train, options.batch_size))
     extractor.save(output)
 

@@ -18,12 +18,15 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
+from prunelab.data.synthetic import find_regions
 from prunelab.errors import UserError
 from smp_caption.backbones import IMAGENET_MEAN, IMAGENET_STD, build_backbone
 
 CONFIG_FILE = "extractor.json"
 WEIGHTS_FILE = "extractor.safetensors"
 FORMAT = "smp-caption-extractor/1"
+SHAPES = "shapes"
+"""Name of the backbone of `ShapeExtractor`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,13 +73,15 @@ class Extractor:
         self.mean = torch.zeros(())
         self.std = torch.ones(())
 
+    def __call__(self, pictures: Sequence[Image.Image]) -> list[np.ndarray]:
+        """Features of each picture, (S, F) float32."""
+        return list(self.grid(pictures).numpy())
+
     @torch.inference_mode()
-    def __call__(self, pictures: Sequence[Image.Image]) -> tuple[np.ndarray, np.ndarray]:
-        """Features (B, S, F) float32 and relative boxes (B, S, 4) as x1, y1, x2, y2 of ``pictures``."""
+    def grid(self, pictures: Sequence[Image.Image]) -> Tensor:
+        """Features (B, S, F) of pictures, cell by cell and scale by scale."""
         raw = torch.cat([self._scale(pictures, side, cells) for side, cells in self.config.scales], dim=1)
-        boxes = torch.cat([_cell_boxes(cells) for _, cells in self.config.scales])
-        features = (raw.cpu() - self.mean) / self.std
-        return features.numpy(), boxes.expand(len(pictures), -1, -1).numpy()
+        return (raw.cpu() - self.mean) / self.std
 
     @property
     def feature_size(self) -> int:
@@ -88,7 +93,7 @@ class Extractor:
         count, total, squares = 0, torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
         self.mean, self.std = torch.zeros(()), torch.ones(())
         for batch in pictures:
-            features = torch.from_numpy(self(batch)[0]).double().flatten(0, 1)
+            features = self.grid(batch).double().flatten(0, 1)
             count += len(features)
             total = total + features.sum(0)
             squares = squares + features.square().sum(0)
@@ -146,11 +151,32 @@ class Extractor:
         if plain.pop("format", None) != FORMAT:
             raise UserError(f"{folder / CONFIG_FILE}: expected format {FORMAT!r}")
         config = ExtractorConfig(**{**plain, "scales": tuple(tuple(s) for s in plain["scales"])})
+        if config.backbone.startswith(SHAPES):
+            return ShapeExtractor(int(config.backbone.partition(":")[2]))
         extractor = cls(config, build_backbone(config.backbone, None), device)
         state = load_file(folder / WEIGHTS_FILE)
         extractor.mean, extractor.std = state.pop("mean"), state.pop("std")
         extractor.network.load_state_dict({key.removeprefix("network."): v for key, v in state.items()})
         return extractor
+
+
+class ShapeExtractor(Extractor):
+    """The extractor of the embedded pictures: statistics of the regions that stand out from the ground.
+
+    It reads any picture; a model trained on coloured shapes sees coloured shapes in it.
+    """
+
+    def __init__(self, feature_size: int) -> None:
+        super().__init__(ExtractorConfig(backbone=f"{SHAPES}:{feature_size}", weights="none"), nn.Identity())
+
+    def __call__(self, pictures: Sequence[Image.Image]) -> list[np.ndarray]:
+        """Features of each picture, (S, F) float32; S differs."""
+        return [find_regions(picture, self.feature_size)[0] for picture in pictures]
+
+    @property
+    def feature_size(self) -> int:
+        """Numbers F of a region."""
+        return int(self.config.backbone.partition(":")[2])
 
 
 def has_extractor(folder: Path) -> bool:
@@ -178,10 +204,3 @@ def _position(cells: int, side: int) -> Tensor:
     line = torch.arange(cells) / max(cells - 1, 1)
     rows, columns = torch.meshgrid(line, line, indexing="ij")
     return torch.stack([rows, columns, torch.full((cells, cells), side / 128)])
-
-
-def _cell_boxes(cells: int) -> Tensor:
-    """Relative boxes (n*n, 4) of a grid's cells, row by row."""
-    line = torch.arange(cells, dtype=torch.float32) / cells
-    top, left = torch.meshgrid(line, line, indexing="ij")
-    return torch.stack([left, top, left + 1 / cells, top + 1 / cells], dim=-1).flatten(0, 1)

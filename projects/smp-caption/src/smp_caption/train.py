@@ -25,7 +25,7 @@ from smp_caption.cli import parse_train
 from smp_caption.config import Config
 from smp_caption.data import CaptionData, open_data
 from smp_caption.evaluate import Evaluator, decode_options
-from smp_caption.extractor import Extractor, has_extractor
+from smp_caption.extractor import Extractor, ShapeExtractor, has_extractor
 from smp_caption.lowering import lower, run_folder
 from smp_caption.model import build
 from smp_caption.original import load_weights
@@ -131,15 +131,22 @@ def make_captioner(cfg: Config, data: CaptionData, run: Run) -> Captioner:
         load_weights(model, start, last=cfg.run.resume_training)
     if cfg.run.compile:
         model.compile()
-    features = Path(cfg.data.input_att_dir).parent if cfg.data.input_att_dir else None
     return Captioner(
         model=model.to(run.device),
         config=config,
         tokenizer=tokenizer,
         mask=mask,
         decode=cfg.decode,
-        extractor=Extractor.load(features) if features is not None and has_extractor(features) else None,
+        extractor=_extractor(cfg),
     )
+
+
+def _extractor(cfg: Config) -> Extractor | None:
+    """What the configured features were computed with, where that is known."""
+    if cfg.data.dataset == "tiny" and not cfg.data.input_att_dir:
+        return ShapeExtractor(cfg.model.att_feat_size)
+    features = Path(cfg.data.input_att_dir).parent
+    return Extractor.load(features) if cfg.data.input_att_dir and has_extractor(features) else None
 
 
 def _tokenizer(cfg: Config, folder: Path, data: CaptionData, start: Path | None) -> Any:
