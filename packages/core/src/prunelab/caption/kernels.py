@@ -23,6 +23,8 @@ low, high                    the images or candidates to work on: the callers sp
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numba import njit
@@ -34,7 +36,15 @@ _HALF = np.uint64(32)
 _LOW = np.uint64(0xFFFFFFFF)
 
 
-@njit(cache=True, nogil=True, inline="always")
+def _compiled(function: Callable[..., Any]) -> Any:
+    """Compile at the first call, keep the machine code on disk, and let other threads run meanwhile."""
+    try:
+        return njit(cache=True, nogil=True)(function)
+    except RuntimeError:  # no folder to keep it in: a read-only installation and no home
+        return njit(nogil=True)(function)
+
+
+@_compiled
 def _slot(key, mask):  # pragma: no cover - compiled
     """First place to look for a key in a table of mask + 1 entries."""
     mixed = key * _MIX_1
@@ -42,13 +52,13 @@ def _slot(key, mask):  # pragma: no cover - compiled
     return np.int64((mixed * _MIX_2) >> _HALF) & mask
 
 
-@njit(cache=True, nogil=True, inline="always")
+@_compiled
 def _key(prefix, last):  # pragma: no cover - compiled
     """The exact key of an n-gram: number of its prefix (0 for none) and its last word."""
     return (np.uint64(prefix) << _HALF) | np.uint64(last)
 
 
-@njit(cache=True, nogil=True, inline="always")
+@_compiled
 def _find_row(prefix, last, slots, begin, mask, parent, word, base):  # pragma: no cover - compiled
     """Row of an n-gram in an image's tree, or -1."""
     place = _slot(_key(prefix + 1, last), mask)
@@ -61,7 +71,7 @@ def _find_row(prefix, last, slots, begin, mask, parent, word, base):  # pragma: 
         place = (place + 1) & mask
 
 
-@njit(cache=True, nogil=True)
+@_compiled
 def cook(
     tokens, starts, ends, first_caption, first_row, first_slot, first_count,
     parent, word, depth, counts, slots, rows, low, high,
@@ -97,7 +107,7 @@ def cook(
         rows[image] = used
 
 
-@njit(cache=True, nogil=True)
+@_compiled
 def grow_table(table):  # pragma: no cover - compiled
     """Return a table of twice the size with the same entries."""
     size = 2 * table.shape[0]
@@ -112,7 +122,7 @@ def grow_table(table):  # pragma: no cover - compiled
     return larger
 
 
-@njit(cache=True, nogil=True, inline="always")
+@_compiled
 def _insert(table, key, nodes):  # pragma: no cover - compiled
     """Node of a key; the next number, ``nodes``, if the key is new."""
     mask = table.shape[0] - 1
@@ -127,7 +137,7 @@ def _insert(table, key, nodes):  # pragma: no cover - compiled
         place = (place + 1) & mask
 
 
-@njit(cache=True, nogil=True)
+@_compiled
 def count_images(
     table, frequency, nodes, parent, word, rows, first_row, image, images
 ):  # pragma: no cover - compiled
@@ -154,7 +164,7 @@ def count_images(
     return image, nodes
 
 
-@njit(cache=True, nogil=True)
+@_compiled
 def insert_ngrams(table, frequency, nodes, words, lengths, values, low):  # pragma: no cover - compiled
     """Enter n-grams (rows of ``words``) with their frequencies, until the table is half full.
 
@@ -173,7 +183,7 @@ def insert_ngrams(table, frequency, nodes, words, lengths, values, low):  # prag
     return index, nodes
 
 
-@njit(cache=True, nogil=True, inline="always")
+@_compiled
 def _look_up(table, node, last):  # pragma: no cover - compiled
     """Entry (node and number of its idf in one) of an n-gram in a frozen table; 0 if it is not there."""
     key = _key(node, last)
@@ -186,7 +196,7 @@ def _look_up(table, node, last):  # pragma: no cover - compiled
         place = (place + 1) & mask
 
 
-@njit(cache=True, nogil=True)
+@_compiled
 def weigh(
     table, idf_values, idf_absent, parent, word, depth, counts, rows,
     first_row, first_count, first_caption, node, idf, norm, low, high,
@@ -215,7 +225,7 @@ def weigh(
                 norm[caption, n] = math.sqrt(norm[caption, n])
 
 
-@njit(cache=True, nogil=True)
+@_compiled
 def _repeats(tokens, start, length, common, times):  # pragma: no cover - compiled
     """Count the n-grams of one candidate: times[n, i] is 0 unless the n-gram at i occurs there first."""
     for i in range(length + 1):
@@ -237,7 +247,7 @@ def _repeats(tokens, start, length, common, times):  # pragma: no cover - compil
                             times[n, i] += 1
 
 
-@njit(cache=True, nogil=True, inline="always")
+@_compiled
 def _share(counts, at, row, references, weight, mine, n, shared):  # pragma: no cover - compiled
     """Add min(h, r) r of one n-gram for each reference that has it."""
     for reference in range(references):
@@ -247,7 +257,7 @@ def _share(counts, at, row, references, weight, mine, n, shared):  # pragma: no 
             shared[reference, n] += min(mine, theirs) * theirs
 
 
-@njit(cache=True, nogil=True)
+@_compiled
 def _match(
     tokens, start, length, times, table, idf_values, idf_absent, base, begin, mask, at, references,
     parent, word, counts, slots, node, idf, shared, own,
@@ -279,7 +289,7 @@ def _match(
                 _share(counts, at, row, references, weight, mine, n, shared)
 
 
-@njit(cache=True, nogil=True)
+@_compiled
 def cider_d(
     tokens, starts, ends, images, table, idf_values, idf_absent, minus_half_precision,
     first_caption, first_row, first_slot, first_count, parent, word, counts, slots,
@@ -317,7 +327,7 @@ def cider_d(
         scores[b] = 10.0 * total / ORDERS / references
 
 
-@njit(cache=True, nogil=True)
+@_compiled
 def bleu(
     tokens, starts, ends, images,
     first_caption, first_row, first_slot, first_count, parent, word, counts, slots, length_of,
@@ -355,7 +365,7 @@ def bleu(
         closest[b] = best
 
 
-@njit(cache=True, nogil=True)
+@_compiled
 def common_subsequences(
     tokens, starts, ends, images, ref_tokens, ref_starts, ref_ends, first_caption,
     precision, recall, low, high,
@@ -385,7 +395,7 @@ def common_subsequences(
             recall[b] = max(recall[b], line[other] / other)
 
 
-@njit(cache=True, nogil=True)
+@_compiled
 def fill_table(table, entries):  # pragma: no cover - compiled
     """Enter pairs (key, entry) into an empty table."""
     mask = table.shape[0] - 1
