@@ -217,9 +217,8 @@ def test_first_captions_of_coco_score_as_in_pycocoevalcap(real_data):
 @pytest.mark.oracle
 @pytest.mark.data
 @pytest.mark.slow
-@pytest.mark.parametrize("position", range(1, 8))
+@pytest.mark.parametrize("position", range(1, 7))  # no image has more than seven captions
 def test_every_caption_of_coco_scores_as_in_pycocoevalcap(real_data, position):
     references, candidates = leave_one_out(real_data, position)
-    if not candidates:
-        pytest.skip(f"no image has more than {position} captions")
+    assert candidates
     assert_equal_to_package(references, candidates)
