@@ -29,12 +29,13 @@ def options_of(cfg: ModelConfig, opt: Mapping[str, Any], *, original: bool = Fal
     groups = int(opt.get("group_size", 1))
     if original and beam_size > 1 and samples < 1 and groups > 1:
         raise UserError(
-            f"group_size {groups} never worked in the original (diverse beam search stops at its second step): "
+            f"group_size {groups} never worked in the original (its diverse beams stop at the second step): "
             "expected 1, or preset fixed"
         )
     if original and samples > 0 and beam_size >= 1:
         raise UserError(
-            f"beam_size {beam_size} goes with no num_random_sample {samples} in the original: expected beam_size 0"
+            f"beam_size {beam_size} goes with no num_random_sample ({samples}) in the original: "
+            "expected beam_size 0"
         )
     return DecodeOptions(
         max_length=cfg.max_seq_length,

@@ -1,0 +1,99 @@
+"""Loading state dicts of the original's layout."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from prunelab.errors import UserError
+from prunelab.mask import masks
+from smp_caption.config import ModelConfig
+from smp_caption.export_original import binary_mask_state, pruned_state, sparse_state
+from smp_caption.model import UpDown, build
+from smp_caption.model.checkpoint import load_original
+
+SIZES = {
+    "vocab_size": 9,
+    "rnn_size": 4,
+    "input_encoding_size": 3,
+    "att_hid_size": 2,
+    "att_feat_size": 5,
+    "fc_feat_size": 5,
+}
+
+
+def dense() -> UpDown:
+    return build(ModelConfig(**SIZES))
+
+
+def pruned(seed: int = 0) -> UpDown:
+    torch.manual_seed(seed)
+    model = build(ModelConfig(caption_model="up_down_lstm_prune", **SIZES))
+    with torch.no_grad():
+        for mask in masks(model).values():
+            mask.copy_(torch.randn(mask.shape))
+    return model
+
+
+def test_state_dict_of_the_same_model_loads_exactly() -> None:
+    source, target = pruned(1), pruned(2)
+    target.load_original(source.state_dict())
+    for name, value in source.state_dict().items():
+        assert torch.equal(target.state_dict()[name], value), name
+
+
+def test_sparse_and_half_precision_files_load() -> None:
+    state = sparse_state(pruned())
+    for cast in (lambda x: x, lambda x: x.half()):
+        model = dense()
+        model.load_original({name: cast(value) for name, value in state.items()})
+        for name, value in pruned_state(pruned()).items():
+            torch.testing.assert_close(model.state_dict()[name], value, atol=1e-3, rtol=1e-3)
+
+
+def test_dense_weights_go_into_a_masked_model_only_on_request() -> None:
+    state, model = dense().state_dict(), pruned()
+    before = {name: mask.detach().clone() for name, mask in masks(model).items()}
+    with pytest.raises(UserError, match="it holds no masks: load it into the dense model"):
+        model.load_original(state)
+    load_original(model, state, masks_optional=True)
+    for name, value in state.items():
+        assert torch.equal(model.state_dict()[name], value)
+    assert all(torch.equal(mask, before[name]) for name, mask in masks(model).items())
+
+
+def test_masks_do_not_fit_a_dense_model() -> None:
+    message = (
+        r"last\.pth does not fit .*expected absent.* and 8 more; it holds masks: load it into the _prune"
+    )
+    with pytest.raises(UserError, match=message):
+        dense().load_original(binary_mask_state(pruned()), "last.pth")
+
+
+def test_first_differences_are_named_with_their_shapes() -> None:
+    state = dict(dense().state_dict())
+    state["logit.weight"] = torch.zeros(7, 4)
+    state["extra"] = torch.zeros(())
+    del state["ctx2att.bias"]
+    with pytest.raises(UserError) as caught:
+        dense().load_original(state, "best.pth")
+    assert str(caught.value) == (
+        "best.pth does not fit the model: logit.weight 7x4 (expected 9x4), "
+        "ctx2att.bias absent (expected 2), extra scalar (expected absent)"
+    )
+
+
+def test_nothing_is_loaded_when_something_differs() -> None:
+    model = dense()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    state = {name: value + 1 for name, value in before.items()}
+    del state["logit.bias"]
+    with pytest.raises(UserError):
+        model.load_original(state)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_models_without_masks_have_no_pruned_export() -> None:
+    for export in (pruned_state, sparse_state, binary_mask_state):
+        with pytest.raises(UserError, match="UpDown has no masks"):
+            export(dense())
