@@ -159,6 +159,10 @@ class _Counter(TorchDispatchMode):
         self.macs: dict[str, tuple[int, int]] = {}
         self.total = (0, 0)
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # asked by torch; True would import the whole compiler, which takes seconds
+
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Keep track of the submodules that are being called."""
