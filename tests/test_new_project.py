@@ -69,8 +69,8 @@ def test_a_new_project_passes_its_tests_and_every_check_in_an_environment_of_its
     member = ["projects/plum-net/src", "--config", "projects/plum-net/pyproject.toml"]
     for command in (
         ["pytest", "-q", "projects/plum-net"],
-        ["ruff", "check"],
-        ["ruff", "format", "--check"],
+        ["ruff", "check", "projects/plum-net"],
+        ["ruff", "format", "--check", "projects/plum-net"],
         ["basedpyright", "projects/plum-net"],
         ["lint-imports"],
         ["deptry", *member],
