@@ -15,6 +15,8 @@ _NAMES = {
     "diamond": ("diamond",),
     "cross": ("cross", "cross", "plus"),
     "ring": ("ring",),
+    "star": ("star",),
+    "bar": ("bar", "bar", "stripe"),
 }
 _SIZES = {"small": ("small", "small", "little", "tiny"), "large": ("large", "large", "big")}
 _RELATIONS = {

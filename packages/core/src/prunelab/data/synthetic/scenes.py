@@ -1,6 +1,6 @@
 """The one generator of pictures: coloured shapes on an uneven, noisy ground, and the whole truth about them.
 
-A picture is a function of (seed, number) alone. Colours vary and overlap (red, orange, yellow; blue, purple),
+A picture is a function of (seed, number) alone. Colours vary and overlap (red, orange, yellow; pink, purple),
 sizes are continuous, edges are soft, and noise lies over all: attributes can be told from the pixels well,
 but not always.
 
@@ -22,7 +22,7 @@ import numpy as np
 
 from prunelab.seed import derive
 
-SHAPES = ("circle", "square", "triangle", "diamond", "cross", "ring")
+SHAPES = ("circle", "square", "triangle", "diamond", "cross", "ring", "star", "bar")
 """Classes of objects; in masks and boxes class c is shape c - 1, and 0 is the ground."""
 
 COLOURS = {
@@ -32,6 +32,8 @@ COLOURS = {
     "green": (0.16, 0.62, 0.22),
     "blue": (0.16, 0.28, 0.85),
     "purple": (0.55, 0.20, 0.70),
+    "pink": (0.95, 0.55, 0.72),
+    "cyan": (0.20, 0.75, 0.80),
 }
 """The middle of each colour's range, as red, green, blue in [0, 1]."""
 
@@ -92,10 +94,8 @@ class Thing:
     """Centre, from the top."""
     radius: float
     """Half its extent."""
-    turn: float
-    """Cosine of the angle by which it is turned (a small one)."""
-    lean: float
-    """Sine of that angle."""
+    turn: tuple[float, float]
+    """Cosine and sine of the angle by which it is turned (a small one)."""
 
     @property
     def size(self) -> str:
@@ -129,7 +129,7 @@ class Scene:
 
     @cached_property
     def boxes(self) -> np.ndarray:
-        """Boxes of the objects as seen, (n, 4) float32 in pixels: left, top, right, bottom (the last two outside)."""
+        """Boxes of what is seen of the objects, (n, 4) float32 pixels: left, top, right, bottom."""
         boxes = np.zeros((len(self.things), 4), np.float32)
         for box, cover in zip(boxes, self.cover, strict=True):
             rows, columns = np.nonzero(cover >= 0.5)
@@ -155,7 +155,7 @@ def _grid(side: int) -> tuple[np.ndarray, np.ndarray]:
     return steps[:, None], steps[None, :]
 
 
-def _distance(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+def _outline(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
     """How far points lie out, 1 on the edge, less inside; u to the right and v down, in radii."""
     across, down = np.abs(u), np.abs(v)
     if shape == "square":
@@ -166,16 +166,30 @@ def _distance(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
         return across + down
     if shape == "cross":
         return np.minimum(np.maximum(across / 0.34, down), np.maximum(down / 0.34, across))
+    if shape == "star":  # four points: sqrt|u| + sqrt|v| = 1, a little fuller
+        return (np.sqrt(across) + np.sqrt(down)) ** 2 / 1.25
+    if shape == "bar":
+        return np.maximum(across, down / 0.36)
     out = np.sqrt(u * u + v * v)
     return out if shape == "circle" else np.maximum(out, 2.0 - out / 0.52)
 
 
-def _cover(thing: Thing, side: int) -> np.ndarray:
-    """How much of each pixel an object covers, (H, W) in [0, 1]."""
+def cover(
+    shape: str, centre: tuple[float, float], radius: float, turn: tuple[float, float], side: int
+) -> np.ndarray:
+    """How much of each pixel an object covers, (H, W) in [0, 1].
+
+    Args:
+        shape: one of `SHAPES`.
+        centre: x and y, as shares of the side.
+        radius: half its extent, as a share of the side.
+        turn: cosine and sine of its angle.
+        side: height and width in pixels.
+    """
     y, x = _grid(side)
-    right, below = (x - thing.x) / thing.radius, (y - thing.y) / thing.radius
-    u, v = right * thing.turn + below * thing.lean, below * thing.turn - right * thing.lean
-    return np.clip((1.0 - _distance(thing.shape, u, v)) * (thing.radius * side) + 0.5, 0.0, 1.0)
+    right, below = (x - centre[0]) / radius, (y - centre[1]) / radius
+    u, v = right * turn[0] + below * turn[1], below * turn[0] - right * turn[1]
+    return np.clip((1.0 - _outline(shape, u, v)) * (radius * side) + 0.5, 0.0, 1.0)
 
 
 def _place(draws: Draws, radius: float, placed: Sequence[Thing]) -> tuple[float, float]:
@@ -207,8 +221,7 @@ def _things(draws: Draws) -> tuple[Thing, ...]:
                 x=x,
                 y=y,
                 radius=radius,
-                turn=round(math.cos(angle), 3),
-                lean=round(math.sin(angle), 3),
+                turn=(round(math.cos(angle), 3), round(math.sin(angle), 3)),
             )
         )
     return tuple(placed)
@@ -244,15 +257,15 @@ def make_scene(seed: int, number: int, *, side: int = 72) -> Scene:
     ground = draws.pick(GROUNDS)
     pixels = _ground(draws, ground, side)
     y, x = _grid(side)
-    cover = np.zeros((len(things), side, side))
+    seen = np.zeros((len(things), side, side))
     for place, thing in enumerate(things):
-        share = _cover(thing, side)
-        cover[:place] *= 1.0 - share
-        cover[place] = share
+        share = cover(thing.shape, (thing.x, thing.y), thing.radius, thing.turn, side)
+        seen[:place] *= 1.0 - share
+        seen[place] = share
         shade = 1.0 + 0.25 * ((x - thing.x) - (y - thing.y))  # lit from the upper right
         pixels = pixels + share[:, :, None] * (shade[:, :, None] * np.array(thing.tint) - pixels)
     pixels = (
         pixels + draws.uniform(0.03, 0.1) * draws.array(side, side, 1) + 0.04 * draws.array(side, side, 3)
     )
     image = np.clip(np.floor(pixels * 255.0 + 0.5), 0, 255).astype(np.uint8)
-    return Scene(number=number, things=things, ground=ground, image=image, cover=cover)
+    return Scene(number=number, things=things, ground=ground, image=image, cover=seen)
