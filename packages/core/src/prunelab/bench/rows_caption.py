@@ -90,7 +90,7 @@ def rewards() -> list[Result]:
     # What a model samples is near the references: some of them, some captions of other images.
     pool = [[*references[image], candidates[image]] for image in range(REWARDED)]
     sampled = [pool[image][rng.integers(REFERENCES + 1)] for image in images]
-    words = ["", *frequency.vocabulary.words()]
+    words = ["", *dict.fromkeys(word for caption in sampled for word in caption.split())]
     table = frequency.vocabulary.table(words)
     ids = {word: number for number, word in enumerate(words)}
     rows = [[ids[word] for word in caption.split()] for caption in sampled]
