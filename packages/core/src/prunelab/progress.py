@@ -95,7 +95,7 @@ class Progress:
             self._bar.console.print(text, markup=False, highlight=False)
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Let go of the bar, as it stands; `begin` makes another."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None

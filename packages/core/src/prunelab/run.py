@@ -39,7 +39,7 @@ from prunelab.errors import UserError
 from prunelab.log import Figures, RunLog, read
 from prunelab.optim import NonFiniteError
 from prunelab.progress import Progress, duration, number
-from prunelab.runfolder import CHECKPOINTS, FINISHED, RunConfig, claim, write_model_folders
+from prunelab.runfolder import CHECKPOINTS, FINISHED, ONCE, RunConfig, claim, write_model_folders
 from prunelab.seed import preserved, seed_all
 from prunelab.tracked import Replay, Tracked, evaluating
 from prunelab.util import write_json
@@ -251,6 +251,7 @@ class Run(AbstractContextManager["Run"]):
                 counter.begin_epoch()
                 self._iterated = False
         self._complete = counter.epoch >= count
+        self._console.close()  # what follows the loop may draw tables of its own
 
     def steps(self, loader: Iterable[T]) -> Iterator[tuple[int, T]]:
         """Yield ``(step, batch)`` for the rest of the epoch; steps are micro-batches of all epochs, from 1.
@@ -469,7 +470,7 @@ class Run(AbstractContextManager["Run"]):
             self.say(f"stopped by {self._border.reason} before {key!r}")
         if self.stopping:
             raise _Stopped
-        folder = self.cfg.dir / "once" / quote(key, safe=" ")
+        folder = self.cfg.dir / ONCE / quote(key, safe=" ")
         plain, tensors = dist.on_main(lambda: checkpoint.once(folder, key, self.cfg.seed, fn, self.say))
         return checkpoint.unpack(plain, lambda name: tensors[name].clone(), self.device)
 

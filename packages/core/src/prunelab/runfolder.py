@@ -19,6 +19,7 @@ FINISHED = "finished.json"
 """Written when a run has come to its end."""
 
 CHECKPOINTS = "checkpoints"
+ONCE = "once"
 MODEL_FOLDERS = ("last", "best")
 
 
@@ -95,8 +96,8 @@ def claim(cfg: RunConfig, config: Mapping[str, Any]) -> Beginning:
         raise UserError(f"{folder}: already holds a run ({held}); expected --resume or another folder")
     if cfg.resume:
         source = _own_checkpoint(folder, lines)
-        if source is None and held is None:
-            lines.append(f"{folder}: nothing to resume from; beginning from the start")
+        if source is None and held not in (FINISHED, ONCE):
+            lines.append(f"{folder}: no checkpoint to resume from; beginning from the start")
         finished = read_json(folder / FINISHED) if (folder / FINISHED).is_file() else None
     own = source is not None
     if source is None and finished is None and cfg.start_from is not None:
@@ -134,7 +135,7 @@ def _holds_run(folder: Path) -> str | None:
     for name in (METRICS, FINISHED):
         if (folder / name).exists():
             return name
-    return "once" if any((folder / "once").glob("*")) else None
+    return ONCE if any((folder / ONCE).glob("*")) else None
 
 
 def write_model_folders(folder: Path, fill: Callable[[Path], None], *, best: bool) -> None:

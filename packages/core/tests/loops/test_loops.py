@@ -43,6 +43,15 @@ class Killer:
         self.count, self.at = 0, at
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Tensors this small are slower on several threads, and much slower where cores are shared."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture
 def killer(monkeypatch):
     armed = Killer(monkeypatch)
