@@ -3,9 +3,10 @@
 Caption scores are defined on the output of that Java program with its options ``-preserveLines -lowerCase``.
 Here the same decisions are regular expressions: at each position every rule is tried, the longest match wins,
 the earlier rule wins a tie, and what a rule has seen to the right of its token counts for the length (the
-semantics of a flex lexer). The rules were written from the behaviour of the program and compared with it on
-random strings; the options that caption scoring uses leave spelling alone, write fractions, dashes, dots,
-brackets and currency in ASCII, and drop characters that no rule knows.
+semantics of a flex lexer). The rules restate what is publicly known of that lexer's grammar, and were
+corrected by comparing with the program on every short abbreviation and on random strings. The options that
+caption scoring uses leave spelling alone, write fractions, dashes, dots, brackets and currency in ASCII, and
+drop characters that no rule knows.
 """
 
 from __future__ import annotations
