@@ -116,9 +116,15 @@ def test_the_table_shows_every_side() -> None:
     text = results_table([row, Figure(name="size", ours=10, reference=20, unit="bytes")]).plain()
     lines = text.splitlines()
     assert " ".join(lines[2].split()) == "row ours 500 ms 500 ms 500 ms 200 captions - >= 8x yes"
-    assert " ".join(lines[3].split()) == "2 threads reference 4.00 s 4.00 s 4.00 s 25 captions 8.00"
+    assert " ".join(lines[3].split()) == "reference 4.00 s 4.00 s 4.00 s 25 captions 8.00"
     assert " ".join(lines[4].split()) == "size ours 10 bytes -"
     assert " ".join(lines[5].split()) == "reference 20 bytes 2.00"
+    assert lines[6] == "row: 2 threads"
+    text = results_table(
+        [Figure(name="first use", ours=3.6341, unit="s"), Figure(name="f", ours=0.12345)]
+    ).plain()
+    assert "3.63 s" in text
+    assert "0.1235 bytes" in text
 
 
 def test_the_command_measures_prints_and_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

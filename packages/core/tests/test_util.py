@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import collections
+import ctypes
 import errno
 import io
 import os
@@ -117,7 +118,12 @@ def test_a_file_where_a_folder_is_needed_is_a_user_error(tmp_path: Path) -> None
         pass
 
 
-def test_atomic_folder_replaces_the_whole_folder(tmp_path: Path) -> None:
+@pytest.mark.parametrize("exchange", [True, False])
+def test_atomic_folder_replaces_the_whole_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exchange: bool
+) -> None:
+    if not exchange:
+        monkeypatch.setattr(util, "_exchange", lambda first, second: False)
     target = tmp_path / "best"
     for name in ("one", "two"):
         with atomic_folder(target) as folder:
@@ -125,6 +131,18 @@ def test_atomic_folder_replaces_the_whole_folder(tmp_path: Path) -> None:
             (folder / "sub").mkdir()
     assert sorted(os.listdir(target)) == ["sub", "two"]
     assert os.listdir(tmp_path) == ["best"]
+
+
+def test_a_reader_always_finds_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not hasattr(ctypes.CDLL(None), "renameat2"):
+        pytest.skip("needs Linux's renameat2")
+    target = tmp_path / "best"
+    with atomic_folder(target) as folder:
+        (folder / "one").write_text("1")
+    monkeypatch.setattr(util.os, "replace", lambda a, b: pytest.fail("the folder was away for a moment"))
+    with atomic_folder(target) as folder:
+        (folder / "two").write_text("2")
+    assert os.listdir(target) == ["two"]
 
 
 def test_a_full_disk_keeps_the_old_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import hashlib
 import importlib
@@ -139,8 +140,9 @@ def recover_folder(path: StrPath) -> None:
 def atomic_folder(path: StrPath) -> Iterator[Path]:
     """Fill a temporary folder that takes the place of ``path`` when the block ends well.
 
-    One writer at a time. What a killed writer left behind is removed by the next one; if it was killed
-    between the two renames, `recover_folder` (called here and by the readers) brings the earlier folder back.
+    One writer at a time; readers see the earlier folder or the new one. Where the file system cannot exchange
+    two folders in one go it takes two renames: if a writer is killed between them, `recover_folder` (called
+    here and by the readers) brings the earlier folder back. What a killed writer left is removed by the next.
 
     Raises:
         UserError: The disk is full, or the folder cannot be written; the earlier folder is unchanged.
@@ -155,18 +157,33 @@ def atomic_folder(path: StrPath) -> Iterator[Path]:
         new.mkdir()
         try:
             yield new
-            for file in new.rglob("*"):
-                if file.is_file():
-                    _sync_file(file)
-            if target.exists():
-                os.replace(target, old)
-            os.replace(new, target)
+            for part in [*new.rglob("*"), new]:
+                if part.is_file():
+                    _sync_file(part)
+                elif part.is_dir():
+                    _sync_folder(part)
+            if target.is_dir() and _exchange(new, target):
+                shutil.rmtree(new, ignore_errors=True)  # the earlier folder
+            else:
+                if target.exists():
+                    os.replace(target, old)
+                os.replace(new, target)
         except BaseException:
             shutil.rmtree(new, ignore_errors=True)
             recover_folder(target)
             raise
         _sync_folder(target.parent)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Let two folders change names in one go; False where the system (not Linux, NFS) cannot."""
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError):
+        return False
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return rename(here, os.fsencode(first), here, os.fsencode(second), exchange) == 0
 
 
 def _sync_file(path: Path) -> None:

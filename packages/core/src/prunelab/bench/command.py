@@ -62,12 +62,15 @@ def _processor() -> str:
 
 
 def results_table(results: Iterable[Result]) -> Table:
-    """One line a side; ``x ours`` is how many times our median fits into the side's."""
+    """One line a side; ``x ours`` is how many times our median fits into the side's. Settings stand below."""
     lines: list[tuple[Cell, ...]] = []
+    notes: list[str] = []
     for result in results:
         lines.extend(_row_lines(result) if isinstance(result, Row) else _figure_lines(result))
+        if result.note:
+            notes.append(f"{result.name}: {result.note}")
     columns = ["what", "side", "min", "median", "max", "a second", "x ours", "goal", "reached"]
-    return result_table("", columns, lines, formats={"x ours": ".2f"})
+    return result_table("", columns, lines, formats={"x ours": ".2f"}, notes=notes)
 
 
 def _goal_cells(result: Result) -> tuple[str, str]:
@@ -84,7 +87,7 @@ def _row_lines(row: Row) -> list[tuple[Cell, ...]]:
         first = side is row.ours
         lines.append(
             (
-                row.name if first else f"  {row.note}" if side is row.reference and row.note else "",
+                row.name if first else "",
                 side.name,
                 human_seconds(side.min),
                 human_seconds(side.median),
@@ -98,16 +101,18 @@ def _row_lines(row: Row) -> list[tuple[Cell, ...]]:
 
 
 def _figure_lines(figure: Figure) -> list[tuple[Cell, ...]]:
-    def line(
-        side: str, value: float, ratio: float | None, name: str, goal: tuple[str, str]
-    ) -> tuple[Cell, ...]:
-        return (name, side, "", f"{value:,.10g} {figure.unit}", "", "", ratio, *goal)
+    """A figure stands in the column of the medians."""
 
-    lines = [line("ours", figure.ours, None, figure.name, _goal_cells(figure))]
+    def shown(value: float) -> str:
+        if figure.unit == "s":
+            return human_seconds(value)
+        return f"{value:,.0f} {figure.unit}" if value == int(value) else f"{value:,.4g} {figure.unit}"
+
+    lines: list[tuple[Cell, ...]] = []
+    lines.append((figure.name, "ours", "", shown(figure.ours), "", "", None, *_goal_cells(figure)))
     if figure.reference is not None:
         ratio = figure.reference / figure.ours
-        note = f"  {figure.note}" if figure.note else ""
-        lines.append(line("reference", figure.reference, ratio, note, ("", "")))
+        lines.append(("", "reference", "", shown(figure.reference), "", "", ratio, "", ""))
     return lines
 
 
