@@ -6,6 +6,7 @@ import types
 from pathlib import Path
 
 import pytest
+import torch
 
 from prunelab import bench
 from prunelab.bench import Figure, Row, Skip, Times, compare, results_table, using_rounds
@@ -158,6 +159,17 @@ def test_rows_are_chosen_by_name_and_unknown_ones_are_named(capsys: pytest.Captu
     capsys.readouterr()
     assert bench.main("b", rows, ["--list"]) == []
     assert capsys.readouterr().out.split() == ["cider_d", "cider", "store"]
+
+
+def test_threads_are_set_and_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    threads = torch.get_num_threads()
+    try:
+        bench.main("b", {}, ["--threads", "3"])
+        assert "threads 3" in capsys.readouterr().out
+        with pytest.raises(UserError, match="--threads 0: expected 1 or more"):
+            bench.main("b", {}, ["--threads", "0"])
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_rows_of_a_package_are_found_by_module_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from prunelab.flops import Count, count
+from prunelab.flops import Count, _formula, count
 from prunelab.mask.layers import MaskedConv2d, MaskedEmbedding, MaskedLinear, MaskedLSTMCell
 from prunelab.mask.supermask import MaskSpec
 
@@ -66,6 +66,15 @@ def test_recurrent_layers_count_both_products_of_every_step() -> None:
     assert count(gru, torch.rand(2, 7, 3)).macs == steps * (15 * 3 + 15 * 5)
     packed = nn.utils.rnn.pack_padded_sequence(torch.rand(4, 2, 3), torch.tensor([4, 3]))
     assert count(nn.LSTM(3, 5), packed).macs == 7 * (20 * 3 + 20 * 5)
+
+
+def test_a_recurrent_stack_of_an_accelerator_is_counted_by_its_matrices() -> None:
+    lstm = nn.LSTM(3, 5, num_layers=2)
+    formula = _formula("_cudnn_rnn")
+    assert formula is not None
+    macs, _ = formula((torch.rand(7, 2, 3), list(lstm.parameters())), None)
+    assert macs == count(lstm, torch.rand(7, 2, 3)).macs
+    assert _formula("_scaled_dot_product_flash_attention_backward") is None
 
 
 def test_look_ups_are_free_and_attention_counts_both_products() -> None:

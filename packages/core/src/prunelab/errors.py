@@ -33,9 +33,9 @@ class Command(Protocol):
 def entry(main: Callable[[Sequence[str] | None], None]) -> Command:
     """Wrap the ``main(argv=None)`` of a command: a `UserError` becomes one line on stderr and exit code 2.
 
-    Ctrl-C ends without a traceback (130), and so does a reader that closed our output, as ``| head`` does (141).
-    ``--traceback`` anywhere on the command line lets exceptions through, for developers; the wrapped function
-    receives the arguments without it.
+    Ctrl-C ends without a traceback (130), and so does a reader that closed our output, as ``| head`` does
+    (141). ``--traceback`` anywhere on the command line lets exceptions through, for developers; the wrapped
+    function receives the arguments without it.
     """
 
     @functools.wraps(main)
