@@ -1,0 +1,195 @@
+"""A run that was killed and resumed is the run that was not: every file of it, bit for bit."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prunelab.checkpoint import listed
+from prunelab.util import sha256_file
+from smp_caption import train
+
+pytestmark = pytest.mark.tiny
+
+SHORT = ("--max_epochs", "2", "--batch_size", "4", "--save_checkpoint_every", "4", "--max_seq_length", "6")
+"""Six steps, two validations with checkpoints, the last one at the end."""
+DIFFERENT = ("command.txt", "versions.json", "log.txt", "config.yaml")
+"""Files that tell of the start itself, with its time or its flag ``--resume``."""
+
+
+def contents(run: Path) -> dict[str, Any]:
+    """All that a run leaves: figures without the time, the newest checkpoint, digests of other files."""
+    found: dict[str, Any] = {}
+    for path in sorted(run.rglob("*")):
+        name = path.relative_to(run).as_posix()
+        hidden = any(part.startswith(".") for part in path.relative_to(run).parts)
+        if path.is_dir() or hidden or name.startswith(("checkpoints/", "events.")) or name in DIFFERENT:
+            continue
+        found[name] = figures(path) if name == "metrics.jsonl" else sha256_file(path)
+    newest = listed(run / "checkpoints")[-1]
+    state = json.loads((newest / "state.json").read_text())
+    # Seconds, and the lengths of logs that hold seconds.
+    for timed in ("clock", "marks"):
+        state["run"].pop(timed)
+    found["newest"] = newest.name[:11]
+    return found | {"state": state, "tensors": sha256_file(newest / "tensors.safetensors")}
+
+
+def figures(path: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
+
+
+@pytest.mark.parametrize(
+    ("kind", "preset"), [("dense", "fixed"), ("pruned", "fixed"), ("pruned", "faithful")]
+)
+def test_a_run_killed_at_any_stage_and_resumed_ends_with_the_same_files(
+    kind: str, preset: str, killer: Any, tmp_path: Path, command: Callable[..., list[str]]
+) -> None:
+    def words(folder: str, *extra: str) -> list[str]:
+        return command(tmp_path / folder, *SHORT, *extra, pruned=kind == "pruned", preset=preset)
+
+    train.main(words("whole"))
+    expected, stages = contents(tmp_path / "whole"), killer.count
+    assert stages > 60
+    # Every stage of a pruned run; other kinds take turns, so that all of theirs are seen in a few runs.
+    for at in range(1, stages + 1, 1 if (kind, preset) == ("pruned", "fixed") else 5):
+        killer.arm(at)
+        with pytest.raises(killer.Killed):
+            train.main(words(str(at)))
+        killer.arm(0)
+        train.main(words(str(at), "--resume"))
+        assert contents(tmp_path / str(at)) == expected, f"killed at stage {at} of {stages}"
+
+
+@pytest.mark.parametrize("pruned", [False, True])
+def test_a_run_killed_again_and_again_ends_with_the_same_files(
+    pruned: bool, killer: Any, tmp_path: Path, command: Callable[..., list[str]]
+) -> None:
+    train.main(command(tmp_path / "whole", *SHORT, pruned=pruned))
+    for start in range(1, 60):
+        killer.arm(17 + start % 5 + start // 4)
+        try:
+            train.main(command(tmp_path / "killed", *SHORT, "--resume", pruned=pruned))
+        except killer.Killed:
+            continue
+        break
+    assert 4 < start < 59
+    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("pruned", [False, True])
+def test_workers_change_nothing_also_across_a_kill(
+    pruned: bool, killer: Any, tmp_path: Path, command: Callable[..., list[str]]
+) -> None:
+    workers = ("--num_workers", "2")
+    train.main(command(tmp_path / "whole", *SHORT, pruned=pruned))
+    expected, stages = contents(tmp_path / "whole"), killer.count
+    for at in (7, stages // 2):
+        killer.arm(at)
+        with pytest.raises(killer.Killed):
+            train.main(command(tmp_path / str(at), *SHORT, *workers, pruned=pruned))
+        killer.arm(0)
+        train.main(command(tmp_path / str(at), *SHORT, *workers, "--resume", pruned=pruned))
+        assert contents(tmp_path / str(at)) == expected
+
+
+def test_a_finished_run_resumed_makes_no_step_and_changes_nothing(
+    tmp_path: Path, command: Callable[..., list[str]]
+) -> None:
+    train.main(command(tmp_path / "run", *SHORT))
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*.safetensors")}
+    expected = contents(tmp_path / "run")
+    train.main(command(tmp_path / "run", *SHORT, "--resume"))
+    assert contents(tmp_path / "run") == expected
+    assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*.safetensors")}
+
+
+def test_validating_more_often_does_not_change_the_weights(
+    tmp_path: Path, command: Callable[..., list[str]]
+) -> None:
+    states = []
+    for every in ("1", "6"):
+        run = tmp_path / every
+        train.main(command(run, *SHORT, "--save_checkpoint_every", every, pruned=True))
+        states.append(sha256_file(listed(run / "checkpoints")[-1] / "tensors.safetensors"))
+    assert states[0] == states[1]
+
+
+def test_a_signal_stops_a_run_with_a_checkpoint_and_nothing_is_lost(
+    tmp_path: Path, command: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train.main(command(tmp_path / "whole", *SHORT, pruned=True))
+    step, calls = train.steps.train_step, []
+
+    def interrupted(*args: Any, **kwargs: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(*args, **kwargs)
+
+    monkeypatch.setattr(train.steps, "train_step", interrupted)
+    train.main(command(tmp_path / "stopped", *SHORT, pruned=True))
+    assert not (tmp_path / "stopped/test_beam_2").exists()
+    assert [path.name for path in listed(tmp_path / "stopped/checkpoints")] == ["step-000003"]
+    train.main(command(tmp_path / "stopped", *SHORT, "--resume", pruned=True))
+    assert contents(tmp_path / "stopped") == contents(tmp_path / "whole")
+
+
+def test_a_pruned_run_resumed_with_another_length_or_weight_is_refused(
+    tmp_path: Path, command: Callable[..., list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    train.main(command(run, *SHORT, "--max-steps", "4", pruned=True))
+    before = contents(run)
+    capsys.readouterr()
+    for flag, value, said in (
+        ("--max_epochs", "3", "max_step 6, this one with 9"),
+        ("--prune_supermask_sparsity_weight", "7", "weight 100.0, this one with 7.0"),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            train.main(command(run, *SHORT, flag, value, "--resume", pruned=True))
+        assert stop.value.code == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        assert f"the saved run prunes with {said}" in error
+    assert contents(run) == before
+
+
+def test_two_true_kills_leave_a_run_that_ends_with_the_same_files(
+    tmp_path: Path, command: Callable[..., list[str]]
+) -> None:
+    long = ("--max_epochs", "20", "--save_checkpoint_every", "6")
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    train.main(command(whole, *long, pruned=True))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    for start, wanted in enumerate((6, 24)):
+        words = command(killed, *long, *(("--resume",) if start else ()), pruned=True)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "smp_caption.train", *words],
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+        with process:
+            while process.poll() is None and newest_step(killed) < wanted:
+                time.sleep(0.005)
+            process.send_signal(signal.SIGKILL)
+            error = process.stderr.read().decode() if process.stderr else ""
+        assert process.returncode == -signal.SIGKILL, error
+        assert not (killed / "finished.json").exists()
+    train.main(command(killed, *long, "--resume", pruned=True))
+    assert contents(killed) == contents(whole)
+
+
+def newest_step(run: Path) -> int:
+    return max((int(path.name[5:11]) for path in listed(run / "checkpoints")), default=0)

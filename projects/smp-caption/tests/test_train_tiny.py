@@ -1,0 +1,241 @@
+"""``train`` as a user starts it, on data that a tiny model learns: what is written, said and learned."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from prunelab.mask import packed
+from prunelab.mask.packed_cli import load_state
+from smp_caption import original, train
+from smp_caption.config import Config
+
+pytestmark = pytest.mark.tiny
+
+RUNS = [(kind, preset) for kind in ("dense", "pruned") for preset in ("fixed", "faithful")]
+METRICS = ("Bleu_1", "Bleu_2", "Bleu_3", "Bleu_4", "ROUGE_L", "CIDEr")
+STEPS, EVERY, TARGET = 48, 12, 0.6
+
+
+def lines(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def values(run: Path, name: str) -> list[float]:
+    return [line[name] for line in lines(run) if name in line]
+
+
+def table(path: Path) -> list[list[str]]:
+    with path.open(newline="") as file:
+        return list(csv.reader(file))
+
+
+def notes(run: Path) -> dict[str, Any]:
+    return json.loads((run / "best/config.json").read_text())["config"]["notes"]
+
+
+@pytest.mark.parametrize(("kind", "preset"), RUNS)
+def test_a_run_folder_holds_all_that_explains_the_run(
+    kind: str, preset: str, finished: Callable[[str, str], Path]
+) -> None:
+    run = finished(kind, preset)
+    for name in ("config.yaml", "command.txt", "versions.json", "log.txt", "metrics.jsonl", "finished.json"):
+        assert (run / name).stat().st_size > 0, name
+    assert len(list(run.glob("events.*"))) == 1
+    assert [path.name for path in sorted((run / "checkpoints").iterdir())][-1] == f"step-{STEPS:06d}"
+    for folder in ("best", "last"):
+        names = {path.name for path in (run / folder).iterdir()}
+        assert names == {"config.json", "model.safetensors", "README.md", "word.model", "word.vocab"}
+    steps = [f"{step:08d}" for step in range(EVERY, STEPS + 1, EVERY)]
+    validations = {path.name for path in (run / "val_beam_1").iterdir()}
+    assert validations == {"scores.csv"} | {
+        f"{what}_{step}{end}"
+        for step in steps
+        for what, end in (("caption", ".json"), ("score", ".json"), ("score", "_detailed.json"))
+    }
+    assert len(list((run / "test_beam_2").iterdir())) == 4
+    assert (run / "pruned/model.safetensors").is_file() == (kind == "pruned")
+    assert (run / "pruned.pack").is_file() == (kind == "pruned")
+    assert (run / "config.json").is_file() == (preset == "faithful")
+    plain = yaml.safe_load((run / "config.yaml").read_text())
+    assert plain["run"]["preset"] == preset
+    assert set(plain["quirks"].values()) == {preset == "faithful"}
+
+
+@pytest.mark.parametrize(("kind", "preset"), RUNS)
+def test_every_step_is_counted_and_the_loss_goes_down(
+    kind: str, preset: str, finished: Callable[[str, str], Path]
+) -> None:
+    run = finished(kind, preset)
+    train_lines = [line for line in lines(run) if "train/loss" in line]
+    assert [line["step"] for line in train_lines] == list(range(1, STEPS + 1))
+    assert [line["updates"] for line in train_lines] == list(range(1, STEPS + 1))
+    assert [line["epoch"] for line in train_lines] == [step // 3 for step in range(STEPS)]
+    name = "train/caption_loss" if kind == "pruned" else "train/loss"
+    losses = values(run, name)
+    assert len(losses) == STEPS
+    assert sum(losses[-6:]) < 0.6 * sum(losses[:6])
+    rates = values(run, "train/learning_rate")
+    assert rates == sorted(rates, reverse=True)
+    assert rates[-1] == pytest.approx(1e-5)
+
+
+@pytest.mark.parametrize(("kind", "preset"), RUNS)
+def test_evaluations_name_their_scores_in_every_place(
+    kind: str, preset: str, finished: Callable[[str, str], Path]
+) -> None:
+    run = finished(kind, preset)
+    for metric in METRICS:
+        assert len(values(run, f"val/{metric}")) == STEPS // EVERY
+        assert len(values(run, f"test/{metric}")) == 1
+    text = (run / "log.txt").read_text()
+    assert f"step {STEPS}: test/Bleu_1 " in text
+    assert "val/CIDEr " in text
+    rows = table(run / "val_beam_1/scores.csv")
+    assert rows[0] == ["Step", "Bleu_1", "Bleu_2", "Bleu_3", "Bleu_4", "METEOR", "ROUGE_L", "CIDEr", "SPICE"]
+    assert [row[0] for row in rows[1:]] == [str(step) for step in range(EVERY, STEPS + 1, EVERY)]
+    captions = json.loads(next((run / "test_beam_2").glob("caption_*.json")).read_text())
+    assert [entry["image_id"] for entry in captions] == [17, 18, 19, 20, 21]
+    assert values(run, "test/CIDEr")[0] > 0.5
+    assert notes(run)["scores"]["val/CIDEr"] == max(allowed_ciders(run, kind))
+
+
+def allowed_ciders(run: Path, kind: str) -> list[float]:
+    """Validation scores; of a pruned run those whose nonzeros are within 5 % of the target."""
+    ciders = values(run, "val/CIDEr")
+    if kind == "dense":
+        return ciders
+    near = [
+        abs((1 - sparsity) - (1 - TARGET)) / (1 - TARGET) <= 0.05
+        for sparsity in values(run, "prune/sparsity/all")
+    ]
+    assert any(near)
+    assert not all(near)
+    return [cider for cider, allowed in zip(ciders, near, strict=True) if allowed]
+
+
+@pytest.mark.parametrize("preset", ["fixed", "faithful"])
+def test_a_pruned_run_ends_at_its_sparsity_and_its_exports_hold_the_zeros(
+    preset: str, finished: Callable[[str, str], Path]
+) -> None:
+    run = finished("pruned", preset)
+    assert values(run, "prune/sparsity/all")[-1] == pytest.approx(TARGET, abs=0.025)
+    masked = load_state(run / "best/model.safetensors")[0]
+    dense = load_state(run / "pruned/model.safetensors")[0]
+    names = [name for name in masked if name.endswith("_pruning_mask")]
+    assert len(names) == 11
+    size = sum(masked[name].numel() for name in names)
+    zeros = sum(int((dense[name.removesuffix("_pruning_mask")] == 0).sum()) for name in names)
+    assert zeros / size == pytest.approx(TARGET, abs=0.026)
+    for name in names:
+        weight = name.removesuffix("_pruning_mask")
+        assert torch.equal(dense[weight], masked[weight] * (masked[name] > 0))
+    unpacked = packed.unpack(run / "pruned.pack")
+    assert unpacked.keys() == dense.keys()
+    assert all(torch.equal(unpacked[name], value) for name, value in dense.items())
+
+
+@pytest.mark.filterwarnings("ignore:Validating sparse tensor invariants")
+@pytest.mark.parametrize("kind", ["dense", "pruned"])
+def test_the_faithful_preset_writes_the_originals_files(
+    kind: str, finished: Callable[[str, str], Path]
+) -> None:
+    run = finished(kind, "faithful")
+    names = [original.INIT, original.BEST, original.LAST]
+    if kind == "pruned":
+        names += [original.PRUNED, original.SPARSE, original.BINARY]
+    assert {path.name for path in run.glob("*.pth")} == set(names)
+    states = {name: torch.load(run / name, weights_only=True) for name in names}
+    best = load_state(run / "best/model.safetensors")[0]
+    assert states[original.BEST].keys() == best.keys()
+    assert all(torch.equal(states[original.BEST][name], value) for name, value in best.items())
+    weights = [name for name in best if not name.endswith("_pruning_mask")]
+    assert list(states[original.INIT]) == [n for n in states[original.BEST] if n in weights]
+    config = json.loads((run / "config.json").read_text())
+    assert config["version"] == original.VERSION
+    assert config["caption_model"] == f"up_down_lstm{'_prune' if kind == 'pruned' else ''}"
+    assert config["best_global_step"] == notes(run)["step"]
+    if kind == "pruned":
+        assert states[original.SPARSE]["logit.weight"].layout == torch.sparse_coo
+        dense = states[original.PRUNED]
+        assert torch.equal(states[original.SPARSE]["logit.weight"].to_dense(), dense["logit.weight"])
+        assert set(states[original.BINARY]["logit.weight_pruning_mask"].unique().tolist()) == {0.0, 1.0}
+        header, row = table(run / "sparsities.csv")
+        assert header[:2] == ["sparsity", "nnz"]
+        masks = [value for name, value in best.items() if name.endswith("_pruning_mask")]
+        assert int(row[1]) == sum(int((mask > 0).sum()) for mask in masks)
+        assert len(header) == 2 + len(masks)
+
+
+def test_generated_data_train_a_model_and_a_longer_run_goes_on_with_them(
+    tmp_path: Path, command: Callable[..., list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = command(tmp_path / "run", "--fake-data", "--max-steps", "2")
+    train.main(words)
+    assert "test/CIDEr" in capsys.readouterr().out
+    assert len(json.loads((tmp_path / "run/fake_data/dataset_coco.json").read_text())["images"]) == 16
+    assert not (tmp_path / "run/finished.json").exists()
+    # The same run goes on: the data are generated again and are the same.
+    train.main([*words, "--max-steps", "3", "--resume"])
+    assert [line["step"] for line in lines(tmp_path / "run") if "train/loss" in line] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("name", ["best", "last"])
+@pytest.mark.parametrize("pruned", [False, True])
+def test_a_run_starts_from_the_weights_and_the_tokenizer_of_another(
+    name: str,
+    pruned: bool,
+    tmp_path: Path,
+    command: Callable[..., list[str]],
+    finished: Callable[[str, str], Path],
+) -> None:
+    source = finished("dense", "fixed")
+    start = source if name == "best" else source / "last"
+    extra = (
+        "--start_from",
+        str(start),
+        "--max-steps",
+        "1",
+        "--learning_rate",
+        "0",
+        "--learning_rate_min",
+        "0",
+    )
+    train.main(command(tmp_path / "run", *extra, pruned=pruned))
+    then = load_state(source / name / "model.safetensors")[0]
+    now = load_state(tmp_path / "run/last/model.safetensors")[0]
+    assert all(torch.equal(now[key], value) for key, value in then.items())
+    assert {key for key in now if key not in then} == {k for k in now if k.endswith("_pruning_mask")}
+    tokenizers = [folder / "tokenizer/word.model" for folder in (source, tmp_path / "run")]
+    assert tokenizers[0].read_bytes() == tokenizers[1].read_bytes()
+
+
+def test_no_best_model_means_that_the_last_is_exported_with_a_warning(
+    tmp_path: Path, command: Callable[..., list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    train.main(command(tmp_path / "run", "--max-steps", "1", pruned=True))
+    assert (
+        f"warning: no validation counted as best (sparsity off target?): taking {tmp_path / 'run/last'}"
+        in (capsys.readouterr().out)
+    )
+    assert not (tmp_path / "run/best").exists()
+    assert (tmp_path / "run/pruned/model.safetensors").is_file()
+
+
+def test_printing_the_configuration_and_a_dry_run_write_nothing(
+    tmp_path: Path, command: Callable[..., list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    train.main(command(tmp_path / "run", "--print-config"))
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert printed["model"]["rnn_size"] == 16
+    train.main(command(tmp_path / "run", "--dry-run"))
+    assert "configuration is right; nothing was run" in capsys.readouterr().out
+    assert not (tmp_path / "run").exists()
+    assert set(printed) == set(Config.__dataclass_fields__)
