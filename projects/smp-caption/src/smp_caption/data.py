@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
+from prunelab import dist
 from prunelab.data.captions import CaptionRecord, open_captions, open_pictures
 from prunelab.data.features import CachedFeatures, FeatureSource, open_features
 from prunelab.data.loader import Loader, make_loader
@@ -303,7 +304,8 @@ def open_data(cfg: Config, scratch: Path | None = None) -> CaptionData:
     if cfg.run.fake_data:
         from smp_caption.fake import write_fake_data
 
-        folder = write_fake_data(scratch or Path("fake_data"), cfg)
+        place = scratch or Path("fake_data")
+        folder = dist.on_main(lambda: write_fake_data(place, cfg))
         data = replace(data, dataset_dir=str(folder), input_att_dir="", input_fc_dir="", input_rel_box_dir="")
     elif data.dataset == "tiny" and not data.dataset_dir:
         folder = cached("captions", feat_size=cfg.model.att_feat_size)

@@ -1,0 +1,122 @@
+"""Two processes: equal weights on both, the steps of one process with the whole batch, all pictures once."""
+
+from __future__ import annotations
+
+import json
+import os
+import runpy
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from prunelab.mask.packed_cli import load_state
+from smp_caption.options import TestOptions
+from smp_caption.test import test as score
+
+pytestmark = pytest.mark.dist
+
+SCRIPT = Path(__file__).parent / "two_ranks.py"
+KINDS = ("dense", "pruned")
+STEPS = 3
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def ranks(
+    tmp_path_factory: pytest.TempPathFactory, command: Callable[..., list[str]]
+) -> tuple[list[dict[str, Tensor]], Path]:
+    """What both ranks found, and the folder that they worked in."""
+    folder = tmp_path_factory.mktemp("two_ranks")
+    short = ("--batch_size", "2", "--max_epochs", "1", "--save_checkpoint_every", "2")
+    words = {kind: command(folder, *short, pruned=kind == "pruned") for kind in KINDS}
+    (folder / "command.json").write_text(json.dumps(words))
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, str(SCRIPT), str(folder)],
+            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    errors = [process.communicate(timeout=240)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], "\n".join(errors)
+    return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(2)], folder
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_weights_are_equal_on_both_ranks_after_every_step(
+    kind: str, ranks: tuple[list[dict[str, Tensor]], Path]
+) -> None:
+    first, second = ranks[0]
+    assert len(first[f"{kind}/history"]) == STEPS
+    assert torch.equal(first[f"{kind}/history"], second[f"{kind}/history"])
+    # Each rank had its own pictures and its own random numbers (dropout, masks) for them.
+    pictures = [*first[f"{kind}/pictures"].tolist(), *second[f"{kind}/pictures"].tolist()]
+    assert sorted(pictures) == list(range(1, 13))
+    assert not torch.equal(first[f"{kind}/random"], second[f"{kind}/random"])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_of_two_ranks_that_was_stopped_goes_on_with_the_same_bits(
+    kind: str, ranks: tuple[list[dict[str, Tensor]], Path]
+) -> None:
+    for found in ranks[0]:
+        assert torch.equal(found[f"{kind}/twice"], found[f"{kind}/history"])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_processes_make_the_steps_of_one_with_the_whole_batch(
+    kind: str, ranks: tuple[list[dict[str, Tensor]], Path]
+) -> None:
+    script: dict[str, Any] = runpy.run_path(str(SCRIPT))
+    alone = script["histories"](kind)
+    first, second = (found[f"{kind}/steps"] for found in ranks[0])
+    assert torch.equal(first, second)
+    assert not torch.equal(alone[0], alone[-1])
+    torch.testing.assert_close(first, alone, rtol=1e-9, atol=1e-11)
+
+
+def test_an_evaluation_counts_every_picture_once_and_gives_the_scores_of_one_process(
+    ranks: tuple[list[dict[str, Tensor]], Path], tmp_path: Path
+) -> None:
+    first, second = ranks[0]
+    assert sorted([*first["evaluation/mine"].tolist(), *second["evaluation/mine"].tolist()]) == [
+        17,
+        18,
+        19,
+        20,
+        21,
+    ]
+    for found in (first, second):
+        assert found["evaluation/pictures"].tolist() == [17, 18, 19, 20, 21]
+    assert torch.equal(first["evaluation/scores"], second["evaluation/scores"])
+    options = TestOptions(log_dir=str(ranks[1] / "dense"), output=str(tmp_path), num_workers=0)
+    alone = score(options)
+    assert list(alone.values()) == pytest.approx(first["evaluation/scores"].tolist())
+
+
+def test_only_rank_0_writes_a_run_and_it_is_whole(ranks: tuple[list[dict[str, Tensor]], Path]) -> None:
+    for kind in KINDS:
+        run = ranks[1] / kind
+        assert len(list(run.glob("events.*"))) == 1
+        lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        assert [line["step"] for line in lines if "train/loss" in line] == [1, 2, 3]
+        assert len(json.loads(next((run / "test_beam_2").glob("caption_*")).read_text())) == 5
+        assert (run / "finished.json").is_file()
+        assert load_state(run / "last/model.safetensors")[0]
+    assert (ranks[1] / "fake/fake_data/dataset_coco.json").is_file()

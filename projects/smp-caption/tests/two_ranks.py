@@ -1,0 +1,157 @@
+"""What two gloo processes do for `test_dist.py`: started once, each rank writes what it found."""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prunelab import dist
+from prunelab.mask import draw_once, masks, use_samples
+from prunelab.mask.sparsity import SparsityLoss
+from smp_caption import steps, train
+from smp_caption.captioner import Captioner
+from smp_caption.config import Config, ModelConfig, OptimConfig, PruneConfig
+from smp_caption.data import open_data
+from smp_caption.evaluate import Evaluator, decode_options
+from smp_caption.model import build
+from smp_caption.original import run_config
+from smp_caption.pruner import SupermaskPruner, mask_spec
+
+PICTURES, CAPTIONS, TOKENS, REGIONS, STEPS = 4, 2, 6, 5, 4
+SIZES = {"rnn_size": 7, "input_encoding_size": 6, "att_hid_size": 5, "att_feat_size": 8, "fc_feat_size": 8}
+
+
+def flat(module: nn.Module) -> Tensor:
+    return torch.cat([value.detach().reshape(-1).double() for value in module.state_dict().values()])
+
+
+class FixedSamples(SupermaskPruner):
+    """A pruner whose masks of a step are drawn from the step's number, on every rank the same."""
+
+    step = 0
+
+    def drawing(self) -> AbstractContextManager[None]:
+        generator = torch.Generator().manual_seed(self.step)
+        given = {n: torch.randint(0, 2, m.shape, generator=generator) for n, m in masks(self.model).items()}
+        return use_samples(self.model, given)
+
+    def loss(self, step: int) -> SparsityLoss:
+        self.step = step + 1
+        return super().loss(step)
+
+
+def global_batches() -> list[dict[str, Tensor]]:
+    """Batches of pictures whose captions are equally long, so that each rank has equally many tokens."""
+    generator = torch.Generator().manual_seed(3)
+    made = []
+    for _ in range(STEPS):
+        ids = torch.randint(4, 12, (PICTURES * CAPTIONS, TOKENS - 2), generator=generator)
+        ends = torch.ones(PICTURES * CAPTIONS, 1, dtype=torch.long)
+        att = torch.randn(PICTURES, REGIONS, 8, generator=generator, dtype=torch.float64)
+        made.append(
+            {
+                "att_feats": att,
+                "att_masks": torch.ones(PICTURES, REGIONS, dtype=torch.float64),
+                "fc_feats": att.mean(1),
+                "seqs": torch.cat([2 * ends, ids, 3 * ends], dim=1),
+                "masks": torch.ones(PICTURES * CAPTIONS, TOKENS, dtype=torch.float64),
+            }
+        )
+    return made
+
+
+def share(batch: dict[str, Tensor], rank: int, world: int) -> dict[str, Tensor]:
+    """A rank's neighbouring pictures of a batch, with their captions."""
+    return {n: v[len(v) * rank // world : len(v) * (rank + 1) // world] for n, v in batch.items()}
+
+
+def histories(kind: str, rank: int = 0, world: int = 1) -> Tensor:
+    """All weights after each of some steps in double precision, without dropout, (steps, weights)."""
+    pruned = kind == "pruned"
+    name = "up_down_lstm_prune" if pruned else "up_down_lstm"
+    cfg = Config(
+        model=ModelConfig(caption_model=name, vocab_size=12, drop_prob_lm=0.0, **SIZES),
+        optim=OptimConfig(lr_scheduler="cosine", learning_rate=0.01, optim_epsilon=1e-3, grad_clip=0.05),
+        prune=PruneConfig(prune_type="supermask" if pruned else None, prune_sparsity_target=0.5),
+    )
+    torch.manual_seed(0)
+    model = build(cfg.model, mask_spec(cfg.model, cfg.prune)).double().train()
+    pruner = FixedSamples(model, name, cfg.prune, STEPS) if pruned else None
+    optimizer = steps.make_optimizer(model, cfg.optim, cfg.prune)
+    schedule = steps.make_schedule(optimizer, cfg, STEPS)
+    history = []
+    for update, batch in enumerate(global_batches()):
+        mine = share(batch, rank, world)
+        steps.train_step(model, optimizer, schedule, mine, cfg, epoch=0, update=update, pruner=pruner)
+        history.append(flat(model))
+    return torch.stack(history)
+
+
+def runs(folder: Path, command: dict[str, list[str]], found: dict[str, Tensor]) -> None:
+    """Whole runs through the entry; the weights that this rank has after each step."""
+    step = steps.train_step
+    history: list[Tensor] = []
+    shares: list[int] = []
+
+    def watched(model: nn.Module, optimizer: Any, schedule: Any, batch: Any, *rest: Any, **more: Any) -> Any:
+        values = step(model, optimizer, schedule, batch, *rest, **more)
+        history.append(flat(model))
+        shares.extend(batch["image_ids"])
+        return values
+
+    steps.train_step = watched
+    for kind, words in command.items():
+        history.clear()
+        shares.clear()
+        train.main([*words, "--output", str(folder / kind)])
+        found[f"{kind}/history"] = torch.stack(history)
+        found[f"{kind}/pictures"] = torch.tensor(shares)
+        found[f"{kind}/random"] = torch.rand(1)
+        history.clear()
+        train.main([*words, "--output", str(folder / f"{kind}_twice"), "--max-steps", "2"])
+        train.main([*words, "--output", str(folder / f"{kind}_twice"), "--resume"])
+        found[f"{kind}/twice"] = torch.stack(history)
+    steps.train_step = step
+    train.main([*command["dense"], "--output", str(folder / "fake"), "--fake-data", "--max-steps", "1"])
+
+
+def evaluation(run: Path, found: dict[str, Tensor]) -> None:
+    """Score one model with both processes."""
+    captioner, cfg = Captioner.from_pretrained(run / "best"), run_config(run)
+    data = open_data(cfg)
+    loader = data.loader("test", captioner.tokenizer, rank=dist.rank(), world_size=dist.world_size())
+    evaluator = Evaluator(
+        "test",
+        loader,
+        data.references("test"),
+        captioner.tokenizer,
+        decode_options(captioner.config, cfg.decode, 2),
+        device=torch.device("cpu"),
+    )
+    with draw_once(captioner.model):
+        scores = dict(evaluator.run(captioner.model))
+    found["evaluation/scores"] = torch.tensor(list(scores.values()), dtype=torch.float64)
+    found["evaluation/pictures"] = torch.tensor(sorted(evaluator.predictions))
+    found["evaluation/mine"] = torch.tensor([i for batch in loader for i in batch["image_ids"]])
+
+
+def main(folder: Path) -> None:
+    warnings.simplefilter("error")
+    dist.start("cpu")
+    found: dict[str, Tensor] = {}
+    runs(folder, json.loads((folder / "command.json").read_text()), found)
+    for kind in ("dense", "pruned"):
+        found[f"{kind}/steps"] = histories(kind, dist.rank(), dist.world_size())
+    evaluation(folder / "dense", found)
+    torch.save(found, folder / f"rank{dist.rank()}.pt")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
