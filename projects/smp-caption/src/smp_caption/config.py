@@ -265,6 +265,13 @@ class PruneConfig:
         _at_least("prune_supermask_lr", self.prune_supermask_lr, 0.0)
         _at_least("best_sparsity_tolerance", self.best_sparsity_tolerance, 0.0)
 
+    def sparsity_weight(self, caption_model: str) -> float:
+        """The weight as given, else max(5, 0.5 / (1 - s)) for Up-Down, max(5, 1.5 / (1 - s)) for others."""
+        if self.prune_supermask_sparsity_weight >= 0:
+            return self.prune_supermask_sparsity_weight
+        scale = 0.5 if caption_model in UP_DOWN else 1.5
+        return max(5.0, scale / (1 - self.prune_sparsity_target))
+
 
 @dataclass(frozen=True, kw_only=True)
 class ScstConfig:
@@ -444,12 +451,8 @@ class Config:
 
     @property
     def sparsity_weight(self) -> float:
-        """Weight of the sparsity loss: the one given, else derived from the target and the kind of model."""
-        given = self.prune.prune_supermask_sparsity_weight
-        if given >= 0:
-            return given
-        scale = 0.5 if self.model.caption_model in UP_DOWN else 1.5
-        return max(5.0, scale / (1 - self.prune.prune_sparsity_target))
+        """Weight of the sparsity loss of this model."""
+        return self.prune.sparsity_weight(self.model.caption_model)
 
     @property
     def noam_width(self) -> int:

@@ -139,14 +139,18 @@ def up_to_date(plain: Mapping[str, Any], where: str) -> dict[str, Any]:
         UserError: version 0.0.0, which cannot be converted.
     """
     config = dict(plain)
-    version = tuple(int(part) for part in str(config.get("version", VERSION)).split("-")[0].split("."))
+    written = str(config.get("version", VERSION))
+    try:
+        version = tuple(int(part) for part in written.split("-")[0].split("."))
+    except ValueError as error:
+        raise UserError(f"{where}: version is {written!r}, expected one such as {VERSION}") from error
     if version == (0, 0, 0):
         raise UserError(f"{where}: version 0.0.0 cannot be converted")
     if version == (0, 1, 0):
         sample = "beam_search" if config.pop("scst_beam_search", False) else "random"
         config |= {"scst_sample": sample, "scst_baseline": config.pop("scst_mode", "sample")}
     if version < (0, 3, 0):
-        config["vocab_size"] = config["vocab_size"] + 1
+        config["vocab_size"] = config.get("vocab_size", ModelConfig().vocab_size - 1) + 1
         if "transformer" in config["caption_model"]:
             for old, new in (
                 ("input_encoding_size", "d_model"),

@@ -36,14 +36,6 @@ from smp_caption.config import ModelConfig, PruneConfig
 AVAILABLE = ("supermask",)
 
 
-def sparsity_weight(caption_model: str, config: PruneConfig) -> float:
-    """The weight w as given, else max(5, 0.5 / (1 - s)) for Up-Down and max(5, 1.5 / (1 - s)) for others."""
-    if config.prune_supermask_sparsity_weight >= 0:
-        return config.prune_supermask_sparsity_weight
-    numerator = 0.5 if caption_model == "up_down_lstm_prune" else 1.5
-    return max(5.0, numerator / (1 - config.prune_sparsity_target))
-
-
 def mask_spec(model: ModelConfig, prune: PruneConfig) -> MaskSpec | None:
     """The kind of masks that a model of this configuration carries; None for a dense one.
 
@@ -64,23 +56,38 @@ def mask_spec(model: ModelConfig, prune: PruneConfig) -> MaskSpec | None:
 class SupermaskPruner:
     """The masks of a pruned captioner during training.
 
+    Args:
+        model: a captioner with masks.
+        name: its ``caption_model``.
+        config: how to prune.
+        max_step: steps M of the whole run.
+        per_call: draw masks at each call of a layer, as the original does; else once a step.
+        sample_frozen: draw the masks of ``prune_mask_freeze_scope`` at random in training too, as the
+            original does; else they are rounded.
+
     Attributes:
         active: logits of the masks that are trained, by name.
         weight: weight w of the sparsity loss.
     """
 
     def __init__(
-        self, model: nn.Module, name: str, config: PruneConfig, max_step: int, *, per_call: bool = False
+        self,
+        model: nn.Module,
+        name: str,
+        config: PruneConfig,
+        max_step: int,
+        *,
+        per_call: bool = False,
+        sample_frozen: bool = False,
     ) -> None:
         self.model, self.config, self.max_step, self.per_call = model, config, max_step, per_call
         scope = parse_scope(config.prune_mask_freeze_scope)
-        # The original leaves frozen masks out of the optimiser and still draws them at random.
-        freeze(model, scope, sampled=per_call)
+        freeze(model, scope, sampled=sample_frozen)
         self.masks: dict[str, nn.Parameter] = masks(model)
         self.active = active(self.masks, scope)
         if not self.active:
             raise UserError(f"prune_mask_freeze_scope {config.prune_mask_freeze_scope!r} freezes every mask")
-        self.weight = sparsity_weight(name, config)
+        self.weight = config.sparsity_weight(name)
 
     def drawing(self) -> AbstractContextManager[None]:
         """In it a step's masks are drawn: once for the step, or (``per_call``) at each call of a layer."""

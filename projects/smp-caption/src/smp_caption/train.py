@@ -96,8 +96,14 @@ class Job:
 def _prepare(cfg: Config, captioner: Captioner, max_step: int) -> Job:
     pruner = None
     if captioner.mask is not None:
-        name, per_call = cfg.model.caption_model, cfg.quirks.masks_per_call
-        pruner = SupermaskPruner(captioner.model, name, cfg.prune, max_step, per_call=per_call)
+        pruner = SupermaskPruner(
+            captioner.model,
+            cfg.model.caption_model,
+            cfg.prune,
+            max_step,
+            per_call=cfg.quirks.masks_per_call,
+            sample_frozen=cfg.quirks.frozen_masks_sampled,
+        )
     optimizer = steps.make_optimizer(captioner.model, cfg.optim, cfg.prune)
     return Job(optimizer=optimizer, schedule=steps.make_schedule(optimizer, cfg, max_step), pruner=pruner)
 
