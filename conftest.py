@@ -8,6 +8,14 @@ from pathlib import Path
 import pytest
 
 
+def pytest_configure() -> None:
+    """Compute with one thread: the suites' tensors are tiny, and waiting threads slow a busy machine down."""
+    import torch
+
+    torch.set_num_threads(1)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the processes that tests start
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Register the workspace's own options, once for all members."""
     parser.addoption(

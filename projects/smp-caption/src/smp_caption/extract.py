@@ -25,7 +25,6 @@ from smp_caption.cli import parse_extract
 from smp_caption.extractor import Extractor, ExtractorConfig, has_extractor, make_extractor
 from smp_caption.options import ExtractOptions
 
-
 FITTED = 200
 """About this many pictures, spread evenly, give the features' mean and spread."""
 

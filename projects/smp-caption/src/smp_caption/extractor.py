@@ -18,9 +18,12 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
+from prunelab.config import from_plain
 from prunelab.data.synthetic import find_regions
 from prunelab.errors import UserError
-from smp_caption.backbones import IMAGENET_MEAN, IMAGENET_STD, build_backbone
+from prunelab.hub import load_state
+from prunelab.util import read_json
+from smp_caption.backbones import IMAGENET_MEAN, IMAGENET_STD, build_backbone, read_state
 
 CONFIG_FILE = "extractor.json"
 WEIGHTS_FILE = "extractor.safetensors"
@@ -143,20 +146,22 @@ class Extractor:
         Raises:
             UserError: the folder holds no extractor, or its files do not belong together.
         """
-        from safetensors.torch import load_file
-
         if not has_extractor(folder):
             raise UserError(f"{folder} holds no {CONFIG_FILE} and {WEIGHTS_FILE}: run `extract` first")
-        plain = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-        if plain.pop("format", None) != FORMAT:
-            raise UserError(f"{folder / CONFIG_FILE}: expected format {FORMAT!r}")
-        config = ExtractorConfig(**{**plain, "scales": tuple(tuple(s) for s in plain["scales"])})
+        file, weights = folder / CONFIG_FILE, folder / WEIGHTS_FILE
+        plain = read_json(file)
+        if not isinstance(plain, dict) or plain.pop("format", None) != FORMAT:
+            raise UserError(f"{file}: expected format {FORMAT!r}")
+        config = from_plain(ExtractorConfig, plain, where=str(file))
         if config.backbone.startswith(SHAPES):
             return ShapeExtractor(int(config.backbone.partition(":")[2]))
         extractor = cls(config, build_backbone(config.backbone, None), device)
-        state = load_file(folder / WEIGHTS_FILE)
+        state = read_state(weights)
+        if not {"mean", "std"} <= state.keys():
+            raise UserError(f"{weights}: mean or std is missing, expected the weights of {file}")
         extractor.mean, extractor.std = state.pop("mean"), state.pop("std")
-        extractor.network.load_state_dict({key.removeprefix("network."): v for key, v in state.items()})
+        network = {key.removeprefix("network."): value for key, value in state.items()}
+        load_state(extractor.network, network, where=str(weights))
         return extractor
 
 
@@ -171,7 +176,7 @@ class ShapeExtractor(Extractor):
 
     def __call__(self, pictures: Sequence[Image.Image]) -> list[np.ndarray]:
         """Features of each picture, (S, F) float32; S differs."""
-        return [find_regions(picture, self.feature_size)[0] for picture in pictures]
+        return [find_regions(picture, self.feature_size)[1] for picture in pictures]
 
     @property
     def feature_size(self) -> int:

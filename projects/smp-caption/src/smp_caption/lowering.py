@@ -57,15 +57,22 @@ TOUR: dict[str, Any] = {
     "num_workers": 0,
     "batch_size": 16,
     "batch_size_eval": 64,
-    "max_epochs": 12,
+    "max_epochs": 30,
     "lr_scheduler": "cosine",
-    "learning_rate": 0.01,
-    "optim_epsilon": 0.01,
+    "learning_rate": 0.005,
     "drop_prob_lm": 0.1,
-    "save_checkpoint_every": 200,
+    "save_checkpoint_every": 300,
+    "console_every": 50,
     "tour": True,
 }
 """The dense run of the tour, over the sizes ``testing``; its pruned run changes model and pruning alone."""
+
+TOUR_PRUNED: dict[str, Any] = {
+    "prune_type": "supermask",
+    "prune_sparsity_target": 0.95,
+    "prune_supermask_sparsity_weight": 30.0,
+}
+"""How the tour's pruned run prunes."""
 
 
 @dataclass(frozen=True, kw_only=True)
