@@ -165,13 +165,21 @@ def load_weights(network: nn.Module, path: Path) -> None:
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """Read a state dict from a safetensors or PyTorch file, also where it stands under ``state_dict``."""
+    """Read a state dict from a safetensors or PyTorch file, also where it stands under ``state_dict``.
+
+    Raises:
+        UserError: no such file, a damaged one, or one of something else.
+    """
     if not path.is_file():
         raise UserError(f"no weights file {path}")
     if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        return load_file(path)
+        try:
+            return load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"{path} is not a whole safetensors file: {error}") from error
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
