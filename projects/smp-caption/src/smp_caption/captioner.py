@@ -94,7 +94,16 @@ class Captioner:
         *,
         beam_size: int | None = None,
     ) -> list[str]:
-        """Caption pictures given as features (S_i, F) of regions, and their ``means`` (F,) if these differ."""
+        """Caption pictures given as features (S_i, F) of regions.
+
+        Args:
+            features: one array a picture.
+            means: mean features (F,), where they are not the regions' mean.
+            beam_size: beams; None: as the model was trained to be tested.
+
+        Raises:
+            UserError: features of another size.
+        """
         wrong = [f.shape for f in features if f.ndim != 2 or f.shape[1] != self.config.att_feat_size]
         if wrong:
             raise UserError(f"features of shape {wrong[0]}, expected (regions, {self.config.att_feat_size})")
@@ -186,7 +195,13 @@ class Captioner:
 
 
 def open_tokenizer(folder: Path, *, kind: str = "word", base: int = 768) -> Tokenizer:
-    """The tokenizer whose sentencepiece model lies in ``folder``."""
+    """The tokenizer whose sentencepiece model lies in ``folder``.
+
+    Raises:
+        UserError: an unknown kind, or a missing or broken file.
+    """
+    if kind not in MODEL_TYPES:
+        raise UserError(f"{folder}: tokenizer is {kind!r}, expected one of {', '.join(MODEL_TYPES)}")
     file = folder / f"{MODEL_TYPES[kind]}.model"
     return RadixTokenizer(file, base=base) if kind == "radix" else Tokenizer(file, kind=kind)
 

@@ -97,11 +97,10 @@ def load(path: Path, *, config_file: Path | None = None, device: str | torch.dev
     mask = _mask(plain) if masked else None
     model = build(config, mask)
     model.load_original(state, str(place))
+    chosen = {name: plain[name] for name in ("tokenizer", "radix_base") if plain.get(name) is not None}
+    data = from_plain(DataConfig, chosen, where=str(file))
     tokenizer = build_tokenizer(
-        file.parent,
-        kind=plain.get("tokenizer", "word"),
-        vocab_size=config.vocab_size,
-        radix_base=plain.get("radix_base", 768),
+        file.parent, kind=data.tokenizer, vocab_size=config.vocab_size, radix_base=data.radix_base
     )
     decode = from_plain(DecodeConfig, _known(DecodeConfig, plain), where=str(file))
     return Captioner(
