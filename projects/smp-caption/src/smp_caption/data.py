@@ -33,6 +33,8 @@ JSON_NAMES = {
     "tiny": "dataset_coco.json",
 }
 """Caption file of a data set; own pictures (``captions``) may use any layout that core reads."""
+TINY = {"train": 960, "val": 60, "test": 120}
+"""Pictures of the embedded data set."""
 FOLDERS = {"mscoco_testing": "mscoco"}
 """Folder under PRUNELAB_DATA where it is not called like the data set."""
 ATT_DIR, FC_DIR, BOX_DIR = "bu/cocobu_att", "bu/cocobu_fc", "bu/cocobu_box_relative"
@@ -308,7 +310,7 @@ def open_data(cfg: Config, scratch: Path | None = None) -> CaptionData:
         folder = dist.on_main(lambda: write_fake_data(place, cfg))
         data = replace(data, dataset_dir=str(folder), input_att_dir="", input_fc_dir="", input_rel_box_dir="")
     elif data.dataset == "tiny" and not data.dataset_dir:
-        folder = cached("captions", feat_size=cfg.model.att_feat_size)
+        folder = cached("captions", feat_size=cfg.model.att_feat_size, **TINY)
     else:
         folder = data_dir(data)
     if folder.is_dir():
