@@ -23,7 +23,7 @@ lives across steps is tracked, and work that changes the model between steps ask
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -352,7 +352,9 @@ class Run(AbstractContextManager["Run"]):
         """Add a line to a text file of the run folder (a CSV); on resume it is cut back to the checkpoint."""
         self._log.append(name, line)
 
-    def report(self, results: Iterable[tuple[str, Any]]) -> dict[str, float]:
+    def report(
+        self, results: Iterable[tuple[str, Any]], *, tell: Sequence[str] | None = None
+    ) -> dict[str, float]:
         """Run an evaluation and write its figures: JSON lines, TensorBoard and one line for people.
 
         The clock stands still and random states are given back, so evaluating more often changes nothing
@@ -361,6 +363,7 @@ class Run(AbstractContextManager["Run"]):
         Args:
             results: pairs (name, number or one-element tensor); a generator does its work in here. All ranks
                 give the same figures.
+            tell: names of the figures that the line shows; None: all.
 
         Returns:
             The figures by name, in order.
@@ -369,7 +372,8 @@ class Run(AbstractContextManager["Run"]):
             values = {name: read(value) for name, value in results}
         if values:
             self._figures.write(values)
-            self.say(f"step {self.step}: " + "  ".join(f"{name} {number(v)}" for name, v in values.items()))
+            told = {name: v for name, v in values.items() if tell is None or name in tell}
+            self.say(f"step {self.step}: " + "  ".join(f"{name} {number(v)}" for name, v in told.items()))
         return values
 
     @contextmanager

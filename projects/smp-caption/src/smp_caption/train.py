@@ -191,7 +191,7 @@ def validate(run: Run, captioner: Captioner, evaluator: Evaluator, pruner: Super
     with run.evaluating(model), draw_once(model):
         scores = run.report(evaluator.run(model))
     if pruner is not None:
-        run.report(pruner.scalars())
+        run.report(pruner.scalars(), tell=["prune/sparsity/all"])
         for name in crowded(pruner.masks):
             run.say(f"warning: {name} prunes more than 99.9 % of its weights")
     evaluator.write(run.cfg.dir / f"val_beam_{evaluator.options.beam_size}", run.step)
