@@ -95,7 +95,8 @@ def test_a_forged_table_with_right_checksums_is_refused_or_read(
     forged = bytearray(table)
     for place, value in edits:
         forged[place % len(table)] = value
-    reads(seal([1, 0], bytes(forged), payload), tmp_path / "f")
+    # `reads` asserts that a refusal is one line that names the file; anything else than a refusal raises.
+    assert reads(seal([1, 0], bytes(forged), payload), tmp_path / "f") in (True, False)
 
 
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
@@ -109,7 +110,10 @@ def test_a_forged_block_with_right_checksums_is_refused_or_read(
         # Heads of blocks and streams are where the structure is.
         at = place % len(payload) if place % 2 else place // 2 % 200
         forged[at] = value
-    reads(seal([1, 0], reseal_blocks(table, bytes(forged)), bytes(forged)), tmp_path / "f")
+    assert reads(seal([1, 0], reseal_blocks(table, bytes(forged)), bytes(forged)), tmp_path / "f") in (
+        True,
+        False,
+    )
 
 
 def reseal_blocks(table: bytes, payload: bytes) -> bytes:
