@@ -11,11 +11,9 @@ from __future__ import annotations
 
 import contextlib
 import mmap
-import multiprocessing
 import os
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +37,7 @@ from prunelab.util import StrPath
 SHARD_BYTES = 2**30
 """A shard is finished when it has grown to this size."""
 
-THREADS_PAY = 2**21
-"""A batch of fewer bytes is copied before a second thread has woken up."""
+LARGE_PAGE = 2**21
 
 
 def is_store(path: StrPath) -> bool:
@@ -281,15 +278,21 @@ class _Shard:
             values = np.frombuffer(self.map, index.header.dtype)  # all values of the shard, filling included
         self.values = values
         self.checked: list[np.ndarray | None] = [None] * len(index.records)
+        self.unchecked = len(index.records)
         self.table = self._table()
 
     def _table(self) -> np.ndarray | None:
-        """All items as (N, n * F), if they have equally many rows and need no filling."""
+        """All items as (N, n, F), if they have equally many rows and need no filling."""
         records = self.index.records
         size = self.index.header.item_bytes(records[0].rows) if records else 0
         if size == 0 or size != padded(size) or any(r.rows != records[0].rows for r in records):
             return None
-        return self.values.reshape(len(records), -1)
+        return self.values.reshape(len(records), records[0].rows, -1)  # (N * n * F,) -> (N, n, F)
+
+    def forget(self) -> None:
+        """Check every item anew when it is asked for."""
+        self.checked = [None] * len(self.checked)
+        self.unchecked = len(self.checked)
 
     def announce(self, place: int) -> None:
         """Let the system read an item ahead."""
@@ -307,6 +310,7 @@ class _Shard:
         rows = self.checked[place]
         if rows is None:
             rows = self.checked[place] = self._check(self.index.records[place])
+            self.unchecked -= 1
         return rows
 
     def _check(self, record: Record) -> np.ndarray:
@@ -326,11 +330,11 @@ class _Shard:
 class FeatureStore:
     """Reads a store: the index of all shards is joined when it is opened, the values are mapped, not loaded.
 
-    Each item is compared with its checksum when a process reads it for the first time.
+    Each item is compared with its checksum when a process reads it for the first time. One thread copies: it
+    already reads as fast as the memory delivers.
 
     Args:
         path: the store's folder.
-        threads: how many threads copy a large batch; always one in a loader's worker process.
 
     Attributes:
         dtype: float16 or float32.
@@ -341,7 +345,7 @@ class FeatureStore:
         UserError: there is no store, shards do not fit each other, or an index is damaged.
     """
 
-    def __init__(self, path: StrPath, *, threads: int = 1) -> None:
+    def __init__(self, path: StrPath) -> None:
         self.path = Path(path)
         if not is_store(self.path):
             raise UserError(f"{self.path}: not a feature store; expected a folder with files shard-*.idx")
@@ -352,49 +356,64 @@ class FeatureStore:
             raise UserError(f"{self.path}: its shards hold {found}; expected one dtype and width")
         self.dtype, self.width = kinds.pop()
         self.complete = all(index.sealed for index in indices)
-        self.threads = threads
         self._shards = [_Shard(index) for index in indices]
-        self._where: dict[int, tuple[_Shard, int]] = {}
-        for shard in self._shards:
-            self._enter(shard)
-        self._pool: ThreadPoolExecutor | None = None
-        self._pool_process = -1
+        # Sorted ids, and where each one's item lies: number of its shard, place in that.
+        self._ids, self._shard, self._place = self._join()
 
-    def _enter(self, shard: _Shard) -> None:
-        for place, record in enumerate(shard.index.records):
-            known, first = self._where.setdefault(record.image_id, (shard, place))
-            other = known.index.records[first]
-            if (other.crc, other.rows) != (record.crc, record.rows):
-                raise UserError(
-                    f"{shard.index.path}: image {record.image_id} is also in {known.index.path.name}, "
-                    "with other features; remove one of the two shards"
-                )
+    def _join(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Join the shards' indices; an item that is there twice counts once, if both are the same."""
+        where: dict[int, tuple[int, int]] = {}
+        for number, shard in enumerate(self._shards):
+            for place, record in enumerate(shard.index.records):
+                known, first = where.setdefault(record.image_id, (number, place))
+                other = self._shards[known].index
+                if (other.records[first].crc, other.records[first].rows) != (record.crc, record.rows):
+                    raise UserError(
+                        f"{shard.index.path}: image {record.image_id} is also in {other.path.name}, "
+                        "with other features; remove one of the two shards"
+                    )
+        table = np.array([(image_id, *lies) for image_id, lies in sorted(where.items())], np.int64)
+        ids, shards, places = table.reshape(-1, 3).T.copy()
+        return ids, shards, places
 
     def __len__(self) -> int:
         """Number of items."""
-        return len(self._where)
+        return len(self._ids)
 
     def __contains__(self, image_id: int) -> bool:
         """Whether there are features of this image."""
-        return image_id in self._where
+        place = int(self._ids.searchsorted(image_id))
+        return place < len(self) and int(self._ids[place]) == image_id
 
     def ids(self) -> list[int]:
-        """The image ids, in the order of the shards."""
-        return list(self._where)
+        """The image ids, sorted."""
+        return self._ids.tolist()
 
-    def _find(self, ids: Iterable[int]) -> list[tuple[_Shard, int]]:
-        """Where items lie: shard and place in it."""
-        try:
-            return [self._where[image_id] for image_id in ids]
-        except KeyError as error:
-            raise UserError(
-                f"{self.path}: no features of image {error.args[0]} among its {len(self)} items"
-            ) from None
+    def _find(self, ids: Sequence[int]) -> np.ndarray:
+        """Positions in the joined index, (B,)."""
+        wanted = np.array(ids, np.int64)
+        found = self._ids.searchsorted(wanted)
+        wrong = self._ids.take(found, mode="clip") != wanted if len(self) else np.ones(len(wanted), bool)
+        if wrong.any():
+            missing = wanted[wrong][0]
+            raise UserError(f"{self.path}: no features of image {missing} among its {len(self)} items")
+        return found
+
+    def _items(self, found: np.ndarray) -> list[np.ndarray]:
+        """The items (n, F) at some positions, where they are mapped; those to check are announced first."""
+        where = [
+            (self._shards[number], place)
+            for number, place in zip(self._shard[found].tolist(), self._place[found].tolist(), strict=True)
+        ]
+        for shard, place in where:
+            if shard.checked[place] is None:
+                shard.announce(place)
+        return [shard.item(place) for shard, place in where]
 
     def rows(self, image_id: int) -> int:
         """Number of rows n of an item."""
-        ((shard, place),) = self._find([image_id])
-        return shard.index.records[place].rows
+        (position,) = self._find([image_id])
+        return self._shards[self._shard[position]].index.records[self._place[position]].rows
 
     def get(self, image_id: int) -> np.ndarray:
         """One item as float32, (n, F): a copy.
@@ -402,8 +421,22 @@ class FeatureStore:
         Raises:
             UserError: there is no such item, or it is damaged.
         """
-        ((shard, place),) = self._find([image_id])
-        return shard.item(place).astype(np.float32)
+        (item,) = self._items(self._find([image_id]))
+        return item.astype(np.float32)
+
+    def buffer(self, count: int, rows: int) -> np.ndarray:
+        """Zeros for `get_batch` to fill again and again, (count, rows, F) in the store's dtype.
+
+        They lie on large memory pages where the system has them; copying into those is some percent faster.
+        """
+        size = count * rows * self.width * self.dtype.itemsize
+        pages = mmap.mmap(-1, size + 2 * LARGE_PAGE)
+        if hasattr(mmap, "MADV_HUGEPAGE"):
+            with contextlib.suppress(OSError):  # the system may have none
+                pages.madvise(mmap.MADV_HUGEPAGE)
+        values = np.frombuffer(pages, np.uint8)
+        start = -values.ctypes.data % LARGE_PAGE
+        return values[start : start + size].view(self.dtype).reshape(count, rows, self.width)
 
     def get_batch(self, ids: Sequence[int], out: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Several items, padded with zeros to the longest.
@@ -420,31 +453,31 @@ class FeatureStore:
             UserError: an item is missing or damaged, or ``out`` is too small.
         """
         found = self._find(ids)
-        for shard, place in found:
-            if shard.checked[place] is None:
-                shard.announce(place)
-        items = [shard.item(place) for shard, place in found]
+        if len(self._shards) == 1 and self._shards[0].table is not None and not self._shards[0].unchecked:
+            return self._from_table(self._shards[0].table, self._place.take(found), out)
+        items = self._items(found)
         counts = [len(item) for item in items]
         longest = max(counts, default=0)
         batch = self._buffer((len(items), longest, self.width), out)
-        table = found[0][0].table if found else None
-        same = all(shard.table is table for shard, _ in found) and batch.dtype == self.dtype
-        if table is not None and same and batch.flags.c_contiguous:
-            places = np.array([place for _, place in found])
-            flat = batch.reshape(len(items), -1)  # (B, S * F)
 
-            def copy(part: slice) -> None:
-                # Places are valid; "clip" spares NumPy the copy that it makes where it has to check.
-                np.take(table, places[part], axis=0, out=flat[part], mode="clip")
-        else:
-
-            def copy(part: slice) -> None:
-                for target, item, count in zip(batch[part], items[part], counts[part], strict=True):
-                    target[:count] = item
-                    target[count:] = 0
-
-        self._run(copy, batch)
+        for target, item, count in zip(batch, items, counts, strict=True):
+            target[:count] = item
+            target[count:] = 0
         return batch, np.array(counts, np.int64)
+
+    def _from_table(
+        self, items: np.ndarray, places: np.ndarray, out: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """`get_batch` where all items have equally many rows and were checked: one call copies them."""
+        count = items.shape[1]
+        batch = self._buffer((len(places), count, self.width), out)
+        if batch.dtype == items.dtype and batch.flags.c_contiguous:
+            # The places are valid; "clip" spares the copy that NumPy makes where it has to check.
+            items.take(places, axis=0, out=batch, mode="clip")
+        else:
+            for target, place in zip(batch, places, strict=True):
+                target[...] = items[place]
+        return batch, np.full(len(places), count, np.int64)
 
     def _buffer(self, shape: tuple[int, int, int], out: np.ndarray | None) -> np.ndarray:
         if out is None:
@@ -453,30 +486,6 @@ class FeatureStore:
             raise UserError(f"{self.path}: the batch needs shape {shape}; the buffer given has {out.shape}")
         return out[: shape[0], : shape[1]]
 
-    def _run(self, copy: Callable[[slice], None], batch: np.ndarray) -> None:
-        """Copy all items; NumPy does it without the interpreter's lock, so threads can share the work."""
-        threads = 1 if multiprocessing.parent_process() else self.threads
-        if threads == 1 or batch.nbytes < THREADS_PAY:
-            return copy(slice(None))
-        step = -(
-            -len(batch) // (4 * threads)
-        )  # small parts: a thread that wakes up late leaves them to others
-        parts = iter([slice(start, start + step) for start in range(0, len(batch), step)])
-
-        def drain() -> None:
-            for part in parts:
-                copy(part)
-
-        if self._pool is None or self._pool_process != os.getpid():  # threads do not survive a fork
-            self._pool = ThreadPoolExecutor(threads - 1, thread_name_prefix="feature-store")
-            self._pool_process = os.getpid()
-        helpers = [self._pool.submit(drain) for _ in range(threads - 1)]
-        drain()
-        for helper in helpers:
-            if not helper.cancel():  # one that has not begun has nothing left to do
-                helper.result()
-        return None
-
     def verify(self) -> int:
         """Compare every item with its checksum, also those that were read before; returns their number.
 
@@ -484,7 +493,7 @@ class FeatureStore:
             UserError: one is damaged.
         """
         for shard in self._shards:
+            shard.forget()
             for place in range(len(shard.checked)):
-                shard.checked[place] = None
                 shard.item(place)
         return len(self)
