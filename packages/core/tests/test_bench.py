@@ -149,6 +149,30 @@ def test_the_command_measures_prints_and_writes(tmp_path: Path, capsys: pytest.C
     assert written["skipped"] == {"absent": "PRUNELAB_DATA is not set"}
 
 
+def test_the_table_is_written_as_plain_data_one_mapping_a_side(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    row = made(0.5, 4.0, work=100, unit="captions", goal=8, note="2 threads")
+    rows = {"row": lambda: [row, Figure(name="size", ours=10, reference=20)]}
+    bench.main("b", rows, ["--json-table", str(tmp_path / "t.json")])
+    assert "2 threads" in capsys.readouterr().out
+    ours, reference, size, other = json.loads((tmp_path / "t.json").read_text())
+    assert ours == {
+        "what": "row",
+        "side": "ours",
+        "min": "500 ms",
+        "median": "500 ms",
+        "max": "500 ms",
+        "rate": "200 captions",
+        "goal": ">= 8x",
+        "reached": "yes",
+        "note": "2 threads",
+    }
+    assert (reference["what"], reference["ratio"], "goal" in reference) == ("row", 8.0, False)
+    assert size == {"what": "size", "side": "ours", "median": "10 bytes"}
+    assert other == {"what": "size", "side": "reference", "median": "20 bytes", "ratio": 2.0}
+
+
 def test_rows_are_chosen_by_name_and_unknown_ones_are_named(capsys: pytest.CaptureFixture[str]) -> None:
     rows = {name: lambda name=name: quick(name) for name in ("cider_d", "cider", "store")}
     assert [row.name for row in bench.main("b", rows, ["cider*"])] == ["cider_d", "cider"]

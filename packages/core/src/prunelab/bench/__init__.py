@@ -1,6 +1,6 @@
 """Benchmarks that compare results before times; ``python -m prunelab.bench`` measures the core's own rows."""
 
-from prunelab.bench.command import discover, machine, main, results_table
+from prunelab.bench.command import discover, machine, main, measure, plain_table, results_table
 from prunelab.bench.compare import Figure, Result, Row, Skip, Times, compare, using_rounds
 
 __all__ = [
@@ -13,6 +13,8 @@ __all__ = [
     "discover",
     "machine",
     "main",
+    "measure",
+    "plain_table",
     "results_table",
     "using_rounds",
 ]

@@ -15,7 +15,7 @@ from prunelab.bench.compare import LEAST_ROUNDS, Figure, Result, Row, Skip, usin
 from prunelab.doors import did_you_mean
 from prunelab.errors import UserError
 from prunelab.report import Cell, Table, result_table
-from prunelab.util import human_seconds, write_json
+from prunelab.util import StrPath, human_seconds, write_json
 
 Rows: TypeAlias = Mapping[str, Callable[[], Result | list[Result]]]
 
@@ -116,6 +116,24 @@ def _figure_lines(figure: Figure) -> list[tuple[Cell, ...]]:
     return lines
 
 
+def plain_table(results: Iterable[Result]) -> list[dict[str, Any]]:
+    """The table as plain data, one mapping a side, with the figures as a reader wants to see them.
+
+    Keys: ``what`` and ``side``; ``min``, ``median``, ``max`` and ``rate`` in words; ``ratio``, how many times
+    our median fits into the side's; for our side ``goal``, ``reached`` and ``note``. A key without a value is
+    missing.
+    """
+    keys = ("what", "side", "min", "median", "max", "rate", "ratio", "goal", "reached")
+    found: list[dict[str, Any]] = []
+    for result in results:
+        lines = _row_lines(result) if isinstance(result, Row) else _figure_lines(result)
+        for line in lines:
+            cells = {key: cell for key, cell in zip(keys, line, strict=True) if cell not in ("", None)}
+            note = {"note": result.note} if result.note and line is lines[0] else {}
+            found.append({"what": result.name} | cells | note)
+    return found
+
+
 def _parser(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=prog,
@@ -132,6 +150,9 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         "--threads", type=int, metavar="N", help="threads of torch (default: torch's own choice)"
     )
     parser.add_argument("--json", metavar="FILE", help="also write every single figure to FILE")
+    parser.add_argument(
+        "--json-table", metavar="FILE", help="also write the table's lines to FILE, one mapping a side"
+    )
     parser.add_argument("--list", action="store_true", help="print the names of the rows and stop")
     return parser
 
@@ -164,22 +185,57 @@ def main(prog: str, rows: Rows, argv: Sequence[str] | None = None) -> list[Resul
     if options.list:
         print("\n".join(rows))
         return []
-    if options.rounds < LEAST_ROUNDS:
-        raise UserError(f"--rounds {options.rounds}: expected {LEAST_ROUNDS} or more")
-    chosen = _chosen(options.names, rows)
-    if options.threads is not None:
-        if options.threads < 1:
-            raise UserError(f"--threads {options.threads}: expected 1 or more")
+    return measure(
+        rows,
+        options.names,
+        rounds=options.rounds,
+        threads=options.threads,
+        json=options.json,
+        json_table=options.json_table,
+    )
+
+
+def measure(
+    rows: Rows,
+    names: Sequence[str] = (),
+    *,
+    rounds: int = LEAST_ROUNDS,
+    threads: int | None = None,
+    json: StrPath | None = None,
+    json_table: StrPath | None = None,
+) -> list[Result]:
+    """Run rows and print their table, for commands that read their arguments themselves.
+
+    Args:
+        rows: Name -> function that measures and returns one result or several (or raises `Skip`).
+        names: Which rows, with ``*`` as a wildcard; all if none.
+        rounds: Alternations of each row.
+        threads: Threads of torch; None leaves them as they are.
+        json: File for every single figure.
+        json_table: File for `plain_table`.
+
+    Returns:
+        What was measured, in order.
+
+    Raises:
+        UserError: An unknown row, too few rounds, or no threads.
+    """
+    if rounds < LEAST_ROUNDS:
+        raise UserError(f"--rounds {rounds}: expected {LEAST_ROUNDS} or more")
+    chosen = _chosen(names, rows)
+    if threads is not None:
+        if threads < 1:
+            raise UserError(f"--threads {threads}: expected 1 or more")
         import torch
 
-        torch.set_num_threads(options.threads)
+        torch.set_num_threads(threads)
     about = machine()
     print(", ".join(f"{key} {value}" for key, value in about.items()), flush=True)
     results: list[Result] = []
     skipped: dict[str, str] = {}
     for name in chosen:
         try:
-            with using_rounds(options.rounds):
+            with using_rounds(rounds):
                 measured = rows[name]()
         except Skip as why:
             skipped[name] = str(why)
@@ -188,7 +244,9 @@ def main(prog: str, rows: Rows, argv: Sequence[str] | None = None) -> list[Resul
     results_table(results).print()
     for name, why in skipped.items():
         print(f"{name}: not measured: {why}")
-    if options.json:
+    if json:
         content = {"machine": about, "rows": [result.as_dict() for result in results], "skipped": skipped}
-        write_json(options.json, content)
+        write_json(json, content)
+    if json_table:
+        write_json(json_table, plain_table(results))
     return results
