@@ -371,7 +371,7 @@ def test_other_commands_read_their_arguments() -> None:
     assert cli.parse_extract(["--images", "x"]).scale_pairs() == ((32, 1), (64, 3), (128, 5))
     assert cli.parse_convert(["a", "b"]).destination == "b"
     assert cli.parse_export(["a", "--format", "onnx"]).format == "onnx"
-    assert cli.parse_bench(["decode", "--rounds", "3"]).names == ("decode",)
+    assert cli.parse_bench(["decode-*", "--rounds", "7"]).names == ("decode-*",)
     binarize = cli.parse_binarize(["--log_dir", "runs", "--id", "a"])
     assert (binarize.model, binarize.format) == ("runs/a", "binary")
     for parse, words in (
@@ -381,6 +381,7 @@ def test_other_commands_read_their_arguments() -> None:
         (cli.parse_convert, ["a"]),
         (cli.parse_binarize, []),
         (cli.parse_demo, ["a.jpg", "--beam-size", "0"]),
+        (cli.parse_bench, ["--rounds", "4"]),
     ):
         with pytest.raises(UserError):
             parse(words)

@@ -328,7 +328,7 @@ def parse_test(argv: Sequence[str] | None = None) -> TestOptions:
 
     def add(parser: Parser, docs: Docs) -> None:
         _add(parser.add_argument_group("the original's flags"), _EVAL_MODEL, docs)
-        _own(parser, docs, output=_text, metrics=csv())
+        _own(parser, docs, output=_text, metrics=csv(), constant=bool)
         parser.add_own_argument(
             "--num_workers", type=int, default=UNSET, metavar="N", help=docs["num_workers"]
         )
@@ -401,6 +401,7 @@ def parse_bench(argv: Sequence[str] | None = None) -> BenchOptions:
 
     def add(parser: Parser, docs: Docs) -> None:
         parser.add_argument("names", nargs="*", metavar="NAME", help=docs["names"])
-        _own(parser, docs, rounds=number(int, low=1), threads=number(int, low=1))
+        _own(parser, docs, rounds=number(int, low=5), threads=number(int, low=1))
+        _own(parser, docs, json=_text, json_table=_text, list=bool)
 
-    return _options(BenchOptions, "bench", "time our way against the original's", argv, add)
+    return _options(BenchOptions, "bench", "time our way beside the plain one of the original", argv, add)

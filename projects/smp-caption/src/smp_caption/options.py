@@ -45,6 +45,8 @@ class TestOptions:
     """Folder for captions and scores; empty: beside the checkpoint."""
     metrics: tuple[str, ...] = ("BLEU", "ROUGE_L", "CIDEr")
     """Scores; METEOR and SPICE need Java."""
+    constant: bool = False
+    """Score the best constant caption of the training pictures in place of a model."""
     num_workers: int = 4
     """Processes that load batches."""
     device: str = "auto"
@@ -191,5 +193,11 @@ class BenchOptions:
     """Rows; none: all."""
     rounds: int = 5
     """Alternations of both sides."""
-    threads: int = 2
-    """Threads of torch."""
+    threads: int = 1
+    """Threads of torch; the original's figures, which the notes quote, are those of one."""
+    json: str = ""
+    """File for every single figure."""
+    json_table: str = ""
+    """File for the table's lines, one mapping a side."""
+    list: bool = False
+    """Print the names of the rows and stop."""

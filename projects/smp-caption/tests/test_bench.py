@@ -1,0 +1,138 @@
+"""The rows of the benchmark at toy sizes: both sides agree, and the command prints and writes its table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from prunelab.bench import Row
+from prunelab.decode import DecodeOptions, State, greedy
+from prunelab.mask import MaskSpec, masks
+from smp_caption import bench
+from smp_caption.bench import Sizes, decoding, mask_cost, train_dense, train_pruned
+from smp_caption.bench_reference import greedy_plain, make_masks_plain
+from smp_caption.config import ModelConfig
+from smp_caption.model import build
+
+TOY = Sizes(
+    images=2,
+    captions=2,
+    tokens=6,
+    regions=4,
+    model=ModelConfig(
+        vocab_size=31,
+        rnn_size=12,
+        input_encoding_size=10,
+        att_hid_size=8,
+        att_feat_size=16,
+        fc_feat_size=16,
+        max_seq_length=7,
+        drop_prob_lm=0.0,
+    ),
+)
+
+
+@pytest.mark.parametrize(
+    ("row", "sides"),
+    [
+        (lambda: train_dense(TOY), ["ours", "reference"]),
+        (lambda: train_pruned(TOY), ["ours", "reference", "ours, masks at each call"]),
+        (lambda: mask_cost(TOY), ["ours", "ours, dense"]),
+        (lambda: decoding(1, "0", pruned=False, sizes=TOY), ["ours", "reference"]),
+        (lambda: decoding(2, "0", pruned=False, sizes=TOY), ["ours", "reference"]),
+        (lambda: decoding(5, "0", pruned=True, sizes=TOY), ["ours", "reference", "ours, masks at each call"]),
+    ],
+)
+def test_every_row_compares_its_sides_and_times_them(row: Callable[[], Row], sides: list[str]) -> None:
+    found = row()
+    assert [side.name for side in (found.ours, found.reference, *found.extra)] == sides
+    assert all(len(side.seconds) == 5 for side in (found.ours, found.reference, *found.extra))
+    assert "V 31" in found.note
+    assert found.work == (4 if "training" in found.name else 2)
+
+
+def test_another_loss_or_another_caption_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = bench.train_step_plain
+
+    def without_sparsity_loss(*args: object, **options: object) -> float:
+        return plain(*args, **{**options, "sparsity_weight": 0.0})  # pyright: ignore
+
+    monkeypatch.setattr(bench, "train_step_plain", without_sparsity_loss)
+    with pytest.raises(AssertionError, match="training step, pruned: the result of ours differs"):
+        train_pruned(TOY)
+    monkeypatch.setattr(bench, "beam_search_plain", greedy_plain)
+    with pytest.raises(AssertionError, match="beam 2, dense: the result of ours differs"):
+        decoding(2, "0", pruned=False, sizes=TOY)
+
+
+def test_plain_layers_draw_at_every_call_and_round_in_evaluation() -> None:
+    cfg = bench.replace(TOY.model, caption_model="up_down_lstm_prune")
+    torch.manual_seed(1)
+    model = build(cfg, MaskSpec(init=0.5))
+    expected = [layer.weight * (layer.weight_pruning_mask > 0) for layer in (model.logit, model.embed[0])]  # pyright: ignore
+    make_masks_plain(model)
+    ids = torch.arange(cfg.vocab_size)
+    assert not torch.equal(model.embed(ids), model.embed(ids))
+    model.eval()
+    assert torch.equal(model.embed(ids), expected[1].relu())
+    hidden = torch.ones(1, cfg.rnn_size)
+    assert torch.allclose(model.logit(hidden), hidden @ expected[0].t() + model.logit.bias)  # pyright: ignore
+    model.logit(hidden).sum().backward()
+    logits = masks(model)["logit.weight_pruning_mask"]
+    keep = logits.detach().sigmoid()
+    assert torch.allclose(logits.grad, model.logit.weight.detach() * keep * (1 - keep))  # pyright: ignore
+
+
+def test_plain_greedy_choice_is_greedy_choice() -> None:
+    scores = torch.randn(9, 12, generator=torch.Generator().manual_seed(3)).log_softmax(dim=1)
+
+    def step(tokens: Tensor, state: State) -> tuple[Tensor, State]:
+        return scores[(tokens + state.per_beam) % 9], State(per_beam=state.per_beam)
+
+    state = State(per_beam=torch.arange(5))
+    options = DecodeOptions(max_length=8, bos=1, eos=int(scores[2].argmax()))
+    ours, plain = greedy(step, state, options), greedy_plain(step, state, options)
+    assert torch.equal(ours.tokens, plain.tokens)
+    assert torch.equal(ours.log_probs, plain.log_probs)
+    assert torch.allclose(ours.scores, plain.scores)
+    assert (ours.tokens == options.pad).any()
+
+
+@pytest.fixture
+def same_threads() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("same_threads")
+def test_the_command_measures_prints_and_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(bench.ROWS, "train-dense", lambda: train_dense(TOY))
+    files = [tmp_path / "all.json", tmp_path / "new" / "table.json"]
+    bench.main(["train-d*", "--json", str(files[0]), "--json-table", str(files[1])])
+    shown = capsys.readouterr().out
+    assert "threads 1" in shown
+    assert "training step, dense" in shown
+    assert "the original: 846 ms" in shown
+    assert json.loads(files[0].read_text())["machine"]["threads"] == 1
+    ours, reference = json.loads(files[1].read_text())
+    assert (ours["what"], ours["side"]) == ("training step, dense", "ours")
+    assert reference["ratio"] > 0
+
+
+def test_rows_are_listed_and_an_unknown_one_gets_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    bench.main(["--list"])
+    assert capsys.readouterr().out.split() == list(bench.ROWS)
+    with pytest.raises(SystemExit) as stop:
+        bench.main(["decode-beam3"])
+    assert stop.value.code == 2
+    message = capsys.readouterr().err
+    assert message.startswith("error: no row is called 'decode-beam3': did you mean decode-beam")
+    assert message.count("\n") == 1
