@@ -33,8 +33,8 @@ JSON_NAMES = {
     "tiny": "dataset_coco.json",
 }
 """Caption file of a data set; own pictures (``captions``) may use any layout that core reads."""
-TINY = {"train": 960, "val": 60, "test": 120}
-"""Pictures of the embedded data set."""
+TINY = (960, 60, 120)
+"""Pictures of the embedded data set: train, val, test."""
 FOLDERS = {"mscoco_testing": "mscoco"}
 """Folder under PRUNELAB_DATA where it is not called like the data set."""
 ATT_DIR, FC_DIR, BOX_DIR = "bu/cocobu_att", "bu/cocobu_fc", "bu/cocobu_box_relative"
@@ -196,7 +196,7 @@ class CaptionData:
 
     def references(self, split: str) -> dict[int, tuple[str, ...]]:
         """Picture id to its captions as written, which evaluation compares with."""
-        return {record.image_id: record.raw for record in self.records[split]}
+        return references_of(self.records[split])
 
     def loader(self, split: str, tokenizer: Tokenizer, *, rank: int = 0, world_size: int = 1) -> Loader:
         """Batches of a split: shuffled, without a last short one, for ``train``; all pictures in order else.
@@ -302,15 +302,28 @@ def open_data(cfg: Config, scratch: Path | None = None) -> CaptionData:
     Raises:
         UserError: the data set, some of its pictures or its features are missing or damaged.
     """
+    records, folder = open_records(cfg, scratch)
+    data = cfg.data
+    if cfg.run.fake_data:
+        data = replace(data, input_att_dir="", input_fc_dir="", input_rel_box_dir="")
+    return CaptionData(cfg, records, _sources(cfg, data, folder))
+
+
+def open_records(cfg: Config, scratch: Path | None = None) -> tuple[dict[str, list[CaptionRecord]], Path]:
+    """Pictures and captions of each split, without their features, and the data set's folder.
+
+    Arguments and errors are those of `open_data`.
+    """
     data = cfg.data
     if cfg.run.fake_data:
         from smp_caption.fake import write_fake_data
 
         place = scratch or Path("fake_data")
         folder = dist.on_main(lambda: write_fake_data(place, cfg))
-        data = replace(data, dataset_dir=str(folder), input_att_dir="", input_fc_dir="", input_rel_box_dir="")
     elif data.dataset == "tiny" and not data.dataset_dir:
-        folder = cached("captions", feat_size=cfg.model.att_feat_size, **TINY)
+        folder = cached(
+            "captions", train=TINY[0], val=TINY[1], test=TINY[2], feat_size=cfg.model.att_feat_size
+        )
     else:
         folder = data_dir(data)
     if folder.is_dir():
@@ -319,10 +332,13 @@ def open_data(cfg: Config, scratch: Path | None = None) -> CaptionData:
         captions = open_captions(folder)
         folder = folder.parent
     if data.mscoco_online_test:
-        records = _online_test(captions.records, folder)
-    else:
-        records = {split: captions.split(split) for split in SPLITS}
-    return CaptionData(cfg, records, _sources(cfg, data, folder))
+        return _online_test(captions.records, folder), folder
+    return {split: captions.split(split) for split in SPLITS}, folder
+
+
+def references_of(records: Sequence[CaptionRecord]) -> dict[int, tuple[str, ...]]:
+    """Picture id to its captions as written, which evaluation compares with."""
+    return {record.image_id: record.raw for record in records}
 
 
 def _online_test(records: Sequence[CaptionRecord], folder: Path) -> dict[str, list[CaptionRecord]]:

@@ -14,12 +14,13 @@ from prunelab.errors import UserError, entry
 from prunelab.mask import draw_once
 from prunelab.report import result_table
 from prunelab.seed import seed_all
+from prunelab.util import write_json
 from smp_caption import original
 from smp_caption.captioner import Captioner
 from smp_caption.cli import parse_test
 from smp_caption.config import Config, QuirksConfig
-from smp_caption.data import open_data
-from smp_caption.evaluate import Evaluator, decode_options
+from smp_caption.data import open_data, open_records, references_of
+from smp_caption.evaluate import Evaluator, best_constant_caption, decode_options
 from smp_caption.options import TestOptions
 
 
@@ -32,6 +33,8 @@ def test(options: TestOptions) -> dict[str, float]:
     Raises:
         UserError: no model, no data, or they do not fit each other.
     """
+    if options.constant:
+        return constant(options)
     place = checkpoint_of(options)
     cfg = configuration(options, place)
     if options.print_config:
@@ -72,6 +75,29 @@ def test(options: TestOptions) -> dict[str, float]:
         return scores
     finally:
         dist.stop()
+
+
+def constant(options: TestOptions) -> dict[str, float]:
+    """Score the one caption that fits the training pictures best; what a captioner must beat.
+
+    Raises:
+        UserError: no data set is named, or it is missing.
+    """
+    if options.dataset is None:
+        raise UserError(
+            "--constant needs --dataset, and --dataset_dir where its folder is not under PRUNELAB_DATA"
+        )
+    cfg = configuration(options, Path("no run"))
+    records, _ = open_records(cfg)
+    train, pictures = (references_of(records[split]) for split in ("train", options.split))
+    caption, scores = best_constant_caption(train, pictures)
+    title = f'"{caption}" said of {len(pictures)} pictures of {options.split}'
+    result_table(title, list(scores), [list(scores.values())]).print()
+    if options.output:
+        target = Path(options.output)
+        target.mkdir(parents=True, exist_ok=True)
+        write_json(target / "constant.json", {"caption": caption, **scores})
+    return scores
 
 
 def checkpoint_of(options: TestOptions) -> Path:
