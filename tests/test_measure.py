@@ -92,6 +92,19 @@ def test_rows_of_a_file_become_rows_of_the_table(measure: ModuleType, tmp_path: 
     assert "| x | 1.00 |\n| y | – |" in readme
 
 
+def test_rows_may_lie_inside_a_file_and_sizes_are_short(measure: ModuleType, tmp_path: Path) -> None:
+    plan = (
+        PLAN.replace("fail.py", "write.py")
+        .replace("    data: pears\n", "")
+        .replace('rows.json"', 'rows.json:in"')
+    )
+    plan = plan.replace('\'[{"model": "x", "score": 1}', '\'{"in": [{"model": "x|z", "score": 105745}')
+    plan = plan.replace('{"model": "y"}]\'', '{"model": "y"}]}\'').replace("format: .2f", "format: bytes")
+    (tmp_path / "projects/apple/measured.yaml").write_text(plan)
+    measure.main(["apple", "--only", "large"])
+    assert "| x\\|z | 106 kB |\n| y | – |" in (tmp_path / "projects/apple/README.md").read_text()
+
+
 @pytest.mark.parametrize(
     ("arguments", "old", "new", "says"),
     [

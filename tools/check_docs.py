@@ -12,6 +12,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from check_files import tracked
+from feature_table import stale_pages
 from measure import stale_tables
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -56,7 +57,8 @@ def broken_links(path: Path, root: Path) -> Iterator[str]:
 def main() -> int:
     """Print one line a problem and return 1 where there is one."""
     pages = [p for p in tracked(ROOT) if p.suffix == ".md" and "fixtures" not in p.parts]
-    found = [problem for page in pages for problem in broken_links(page, ROOT)] + stale_tables()
+    found = [problem for page in pages for problem in broken_links(page, ROOT)]
+    found += [*stale_tables(), *stale_pages(ROOT)]
     print("\n".join(found) or f"{len(pages)} pages are in order")
     return 1 if found else 0
 

@@ -18,11 +18,12 @@ measurement's own new folder, `{runs}` the folder of all of them, `{data}` the f
         labels: {model: dense}          # plain columns of a table
         figures: {CIDEr: "{out}/test.json:CIDEr"}
         # FILE:KEY, also KEY.KEY and KEY.0; of a .jsonl file the last line that has the key. Or, instead of
-        # figures, `rows: FILE`: a JSON list of mappings, one a row of the table.
+        # figures, `rows: FILE` (or FILE:KEY): a JSON list of mappings, one a row of the table.
     tables:
       - name: measured                  # between <!-- measured:begin measured --> and its end
         from: [dense]
         columns: [{title: model, key: model}, {title: CIDEr, key: CIDEr, format: .3f}]
+        # format: as Python writes numbers, or `bytes` for a size such as 1.55 MB
 
 A measurement that has not run has no row: a number that was not run is not printed.
 """
@@ -46,7 +47,7 @@ import psutil
 
 from prunelab.doors import read_yaml
 from prunelab.errors import UserError, entry
-from prunelab.util import read_json, write_json
+from prunelab.util import human_bytes, read_json, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 MEASUREMENT_KEYS = {"name", "commands", "preset", "seed", "data", "labels", "figures", "rows"}
@@ -134,7 +135,8 @@ def run_measurement(folder: Path, measurement: Mapping[str, Any], *, again: bool
         "versions": {p: metadata.version(p) for p in PACKAGES},
     }
     if "rows" in measurement:
-        result["rows"] = read_json(Path(_replace(measurement["rows"], words)))
+        where = _replace(measurement["rows"], words)
+        result["rows"] = read_json(Path(where)) if where.endswith(".json") else read_figure(where)
     else:
         figures = measurement["figures"].items()
         result["figures"] = {key: read_figure(_replace(where, words)) for key, where in figures}
@@ -275,7 +277,13 @@ def _table(plan: Mapping[str, Any], table: Mapping[str, Any], results: Sequence[
 def _cell(value: Any, column: Mapping[str, Any]) -> str:
     if value is None:
         return "–"
-    return format(value, column["format"]) if "format" in column else str(value)
+    match column.get("format"):
+        case None:
+            return str(value).replace("|", "\\|")
+        case "bytes":
+            return human_bytes(value)
+        case how:
+            return format(value, how)
 
 
 def fill(folder: Path) -> bool:
