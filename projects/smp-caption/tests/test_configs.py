@@ -58,8 +58,8 @@ def header(path: Path) -> str:
 
 
 def test_number_of_shipped_configurations() -> None:
-    assert len(CONFIGS) == 7
-    assert len([path for path in CONFIGS if path.parent.name == "tiny"]) == 2
+    assert len(CONFIGS) == 9
+    assert len([path for path in CONFIGS if path.parent.name == "up_down"]) == 5
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=NAMES)
@@ -84,7 +84,7 @@ def test_configuration_is_complete_in_one_file(path: Path) -> None:
     assert wanted == set(values)
 
 
-@pytest.mark.parametrize("path", [p for p in CONFIGS if p.parent.name != "tiny"])
+@pytest.mark.parametrize("path", [p for p in CONFIGS if p.parent.name == "up_down"])
 def test_configuration_of_the_paper_builds_its_model_with_the_published_number_of_weights(path: Path) -> None:
     cfg = load(path)
     assert cfg.quirks == QuirksConfig.of("faithful")

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from prunelab.doors import Parser, csv, none_word, number, tuple_literal
 from prunelab.errors import UserError
 from smp_caption import config
-from smp_caption.lowering import COMMAND_LINE_DEFAULTS, GROUPS, MODEL_SIZES, Raw
+from smp_caption.lowering import COMMAND_LINE_DEFAULTS, GROUPS, MODEL_SIZES, Raw, read_flat
 from smp_caption.options import (
     EXPORT_FORMATS,
     FEATURE_FORMATS,
@@ -220,10 +220,12 @@ def _chosen(argv: Sequence[str]) -> dict[str, str]:
     """Model, data set and tokenizer, read before the parser that depends on them is built."""
     first = Parser("smp-caption train", add_help=False)
     _add(first, _GENERAL, {})
+    first.add_own_argument("--config", default=None)
     found, _ = first.parse_known_args(argv)
     defaults = {"caption_model": COMMAND_LINE_DEFAULTS["caption_model"]}
     defaults |= {name: getattr(config.DataConfig(), name) for name in ("dataset", "tokenizer")}
-    typed = _typed(found)
+    written = read_flat(found.config) if found.config else {}
+    typed = written | _typed(found)
     return {name: typed.get(name, default) for name, default in defaults.items()}
 
 
