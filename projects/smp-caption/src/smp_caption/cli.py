@@ -354,7 +354,7 @@ def parse_extract(argv: Sequence[str] | None = None) -> ExtractOptions:
 
     def add(parser: Parser, docs: Docs) -> None:
         _own(parser, docs, images=_text, dataset_json=_text, backbone=str, weights=_text, scales=str)
-        _own(parser, docs, no_colour=bool, format=FEATURE_FORMATS, output=str, batch_size=int)
+        _own(parser, docs, boxes=_text, no_colour=bool, format=FEATURE_FORMATS, output=str, batch_size=int)
         _own(parser, docs, device=str, seed=int, dry_run=bool)
 
     return _options(ExtractOptions, "extract", "compute region features of pictures", argv, add)

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from prunelab.config import to_plain
 from prunelab.decode import State
 from prunelab.errors import UserError, entry
-from prunelab.mask import packed
+from prunelab.mask import MASK_SUFFIX, packed
 from smp_caption import original
 from smp_caption.captioner import Captioner
 from smp_caption.cli import parse_export
-from smp_caption.export_original import binary_mask_state, sparse_state
+from smp_caption.export_original import sparse_state
 from smp_caption.model import UpDown
 from smp_caption.model.up_down import Encoded, Hidden
 from smp_caption.options import ExportOptions
@@ -33,7 +33,7 @@ def export(options: ExportOptions) -> Path:
     """Write the model in the format asked for.
 
     ``original``: the original's state dict, masks included; ``sparse``: pruned weights as COO tensors;
-    ``binary``: pruned weights with masks rounded; ``packed``: a packed sparse file; ``onnx``: a folder with
+    ``binary``: all weights, with masks rounded; ``packed``: a packed sparse file; ``onnx``: a folder with
     graphs of the encoder and of a decoder step, each compared with PyTorch.
 
     Raises:
@@ -52,7 +52,7 @@ def export(options: ExportOptions) -> Path:
         case "sparse":
             original.write_state(target, sparse_state(captioner.model))
         case "binary":
-            original.write_state(target, binary_mask_state(captioner.model))
+            original.write_state(target, rounded_masks(captioner.model))
         case "packed":
             packed.pack(captioner.pruned().model.state_dict(), target, merge_zeros=True)
         case "onnx":
@@ -61,6 +61,18 @@ def export(options: ExportOptions) -> Path:
             raise UserError(f"format {other!r} is not known, expected one of {', '.join(SUFFIXES)}")
     print(f"written: {target}")
     return target
+
+
+def rounded_masks(model: UpDown) -> dict[str, Tensor]:
+    """The state with its mask logits rounded to 0 and 1 and its weights as they are (``binarize_supermask``).
+
+    Raises:
+        UserError: a model without masks.
+    """
+    state = model.state_dict()
+    if not any(name.endswith(MASK_SUFFIX) for name in state):
+        raise UserError("the model has no masks to round: expected a pruned one")
+    return {n: (v > 0).to(v.dtype) if n.endswith(MASK_SUFFIX) else v for n, v in state.items()}
 
 
 class EncoderGraph(nn.Module):

@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+import torch
 from PIL import Image
 
 from prunelab import dist
 from prunelab.data.captions import CaptionRecord, open_captions, open_pictures
+from prunelab.data.features import open_features
 from prunelab.data.pictures import read_picture
 from prunelab.errors import UserError, entry
 from prunelab.util import atomic_write
@@ -81,7 +83,7 @@ def extract(options: ExtractOptions) -> Path:
             )
             missing = [r for r in mine if r.image_id not in att or r.image_id not in fc]
             for batch in _batches(missing, options.batch_size):
-                features = extractor([read_picture(r.path) for r in batch])
+                features = extractor(*_read(batch, options))
                 for record, rows in zip(batch, features, strict=True):
                     _add(att, record.image_id, rows)
                     _add(fc, record.image_id, rows.mean(axis=0, keepdims=options.format == "store"))
@@ -120,6 +122,7 @@ def _prepare(options: ExtractOptions, output: Path, records: Sequence[CaptionRec
         weights=_origin(options.weights),
         scales=options.scale_pairs(),
         colour=not options.no_colour,
+        crops=bool(options.boxes),
     )
     if has_extractor(output):
         known = Extractor.load(output).config
@@ -129,7 +132,8 @@ def _prepare(options: ExtractOptions, output: Path, records: Sequence[CaptionRec
     extractor = make_extractor(config, options.weights or None, seed=options.seed)
     train = [record for record in records if record.split == "train"] or list(records)
     train = train[:: max(1, len(train) // FITTED)]
-    extractor.fit(_pictures(train, options.batch_size))
+    read = (_read(batch, options) for batch in _batches(train, options.batch_size))
+    extractor.fit_to(torch.from_numpy(np.concatenate(extractor(*pair))) for pair in read)
     extractor.save(output)
 
 
@@ -142,15 +146,26 @@ def _batches(records: Sequence[CaptionRecord], size: int) -> Iterator[Sequence[C
         yield records[start : start + size]
 
 
-def _pictures(records: Sequence[CaptionRecord], size: int) -> Iterator[list[Image.Image]]:
-    for batch in _batches(records, size):
-        yield [read_picture(record.path) for record in batch]
+def _read(
+    batch: Sequence[CaptionRecord], options: ExtractOptions
+) -> tuple[list[Image.Image], list[np.ndarray] | None]:
+    """Pictures, and their boxes relative to the pictures' sizes where boxes are given."""
+    pictures = [read_picture(record.path) for record in batch]
+    if not options.boxes:
+        return pictures, None
+    source = open_features(options.boxes)
+    sizes = (np.array([picture.width, picture.height] * 2) for picture in pictures)
+    boxes = [source.get(record.image_id) / size for record, size in zip(batch, sizes, strict=True)]
+    if any(each.shape[1] != 4 for each in boxes):
+        raise UserError(f"{options.boxes}: rows of {boxes[0].shape[1]} numbers, expected x1, y1, x2, y2")
+    return pictures, boxes
 
 
 def _report(output: Path, extractor: Extractor, count: int, seconds: float) -> None:
     config, size = extractor.config, extractor.feature_size
+    what = "boxes" if config.crops else f"{config.regions} regions"
     print(
-        f"{output}: {count} pictures, {config.regions} regions of {size} numbers "
+        f"{output}: {count} pictures, {what} of {size} numbers "
         f"({config.backbone}, weights: {config.weights}) in {seconds:.1f} s"
     )
     print(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -44,6 +44,8 @@ class ExtractorConfig:
     """(side of the resized picture in pixels, cells along a side) of each scale."""
     colour: bool = True
     """Add mean and spread of the cell's colours."""
+    crops: bool = False
+    """A region is a box cut out and resized to the first scale, not a cell of the whole picture."""
 
     def __post_init__(self) -> None:
         """Check the scales."""
@@ -76,15 +78,45 @@ class Extractor:
         self.mean = torch.zeros(())
         self.std = torch.ones(())
 
-    def __call__(self, pictures: Sequence[Image.Image]) -> list[np.ndarray]:
-        """Features of each picture, (S, F) float32."""
-        return list(self.grid(pictures).numpy())
+    def __call__(
+        self, pictures: Sequence[Image.Image], boxes: Sequence[np.ndarray] | None = None
+    ) -> list[np.ndarray]:
+        """Features of each picture, (S, F) float32.
+
+        Args:
+            pictures: any sizes.
+            boxes: (S, 4) relative x1, y1, x2, y2 of each picture's regions, for an extractor of crops;
+                None: the cells of all scales.
+        """
+        if not self.config.crops:
+            return list(self.grid(pictures).numpy())
+        cells = np.concatenate([_cells(n) for _, n in self.config.scales])
+        return [
+            self.cut(picture, cells if boxes is None else boxes[i]).numpy()
+            for i, picture in enumerate(pictures)
+        ]
 
     @torch.inference_mode()
     def grid(self, pictures: Sequence[Image.Image]) -> Tensor:
         """Features (B, S, F) of pictures, cell by cell and scale by scale."""
         raw = torch.cat([self._scale(pictures, side, cells) for side, cells in self.config.scales], dim=1)
         return (raw.cpu() - self.mean) / self.std
+
+    @torch.inference_mode()
+    def cut(self, picture: Image.Image, boxes: np.ndarray) -> Tensor:
+        """Features (S, F) of the boxes (S, 4; relative) of one picture."""
+        size = np.array([picture.width, picture.height] * 2)
+        corners = np.clip(boxes, 0, 1) * size
+        corners[:, 2:] = np.maximum(corners[:, 2:], corners[:, :2] + 1)  # a crop has a pixel at least
+        rounded = [tuple(round(x) for x in box) for box in corners.tolist()]
+        crops = [picture.crop((a, b, c, d)) for a, b, c, d in rounded]
+        raw = self._scale(crops, self.config.scales[0][0], 1)[:, 0].cpu()
+        x1, y1, x2, y2 = torch.from_numpy(np.clip(boxes, 0, 1).astype(np.float32)).unbind(1)
+        # Where a cell has its row, column and scale, a box has its centre and the side of an equal square.
+        raw[:, -3:] = torch.stack(
+            [(y1 + y2) / 2, (x1 + x2) / 2, ((x2 - x1) * (y2 - y1)).clamp_min(0).sqrt()], 1
+        )
+        return (raw - self.mean) / self.std
 
     @property
     def feature_size(self) -> int:
@@ -93,10 +125,14 @@ class Extractor:
 
     def fit(self, pictures: Iterator[Sequence[Image.Image]]) -> None:
         """Set `mean` and `std` (F,) from batches of training pictures, over all their regions."""
-        count, total, squares = 0, torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
         self.mean, self.std = torch.zeros(()), torch.ones(())
-        for batch in pictures:
-            features = self.grid(batch).double().flatten(0, 1)
+        self.fit_to(torch.from_numpy(np.concatenate(self(batch))) for batch in pictures)
+
+    def fit_to(self, batches: Iterable[Tensor]) -> None:
+        """Set `mean` and `std` from batches of features (rows, F) that were computed before any fitting."""
+        count, total, squares = 0, torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
+        for batch in batches:
+            features = batch.double()
             count += len(features)
             total = total + features.sum(0)
             squares = squares + features.square().sum(0)
@@ -174,8 +210,10 @@ class ShapeExtractor(Extractor):
     def __init__(self, feature_size: int) -> None:
         super().__init__(ExtractorConfig(backbone=f"{SHAPES}:{feature_size}", weights="none"), nn.Identity())
 
-    def __call__(self, pictures: Sequence[Image.Image]) -> list[np.ndarray]:
-        """Features of each picture, (S, F) float32; S differs."""
+    def __call__(
+        self, pictures: Sequence[Image.Image], boxes: Sequence[np.ndarray] | None = None
+    ) -> list[np.ndarray]:
+        """Features of each picture, (S, F) float32; it finds the S regions itself."""
         return [find_regions(picture, self.feature_size)[1] for picture in pictures]
 
     @property
@@ -202,6 +240,13 @@ def _pixels(picture: Image.Image, side: int) -> Tensor:
     """Resize to (3, side, side) floats in 0..1."""
     resized = picture.convert("RGB").resize((side, side), Image.Resampling.BICUBIC)
     return torch.from_numpy(np.asarray(resized, dtype=np.float32) / 255).permute(2, 0, 1)
+
+
+def _cells(cells: int) -> np.ndarray:
+    """Relative boxes (n*n, 4) of a grid's cells, row by row."""
+    line = np.arange(cells) / cells
+    top, left = (x.ravel() for x in np.meshgrid(line, line, indexing="ij"))
+    return np.stack([left, top, left + 1 / cells, top + 1 / cells], axis=1)
 
 
 def _position(cells: int, side: int) -> Tensor:

@@ -126,6 +126,8 @@ class ExtractOptions:
     """Local weights file, or pretrained (the library's download); empty: random weights."""
     scales: str = "32:1,64:3,128:5"
     """SIDE:CELLS of each scale: pixels of the resized picture, cells along a side of its grid."""
+    boxes: str = ""
+    """Folder of boxes, <id>.npy with absolute x1, y1, x2, y2: a region a box, in place of the grid."""
     no_colour: bool = False
     """Leave mean and spread of a cell's colours out."""
     format: str = "npy"
