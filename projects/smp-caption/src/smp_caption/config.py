@@ -105,7 +105,7 @@ class ModelConfig:
     pad_token_id: int = 0
     """Id that fills up a batch."""
     unk_token_id: int = 1
-    """Id of an unknown word."""
+    """Id of an unknown word; -1: none."""
     bos_token_id: int = 2
     """Id that starts a caption."""
     eos_token_id: int = 3
@@ -405,7 +405,8 @@ class QuirksConfig:
     frozen_masks_sampled: bool = False
     """Masks in ``prune_mask_freeze_scope`` are still drawn at random in training; else rounded."""
     original_decoding: bool = False
-    """Record and restore ended captions as the original does; refuse diverse beams, which it never ran."""
+    """Decode as the original: with unknown words in captions, with log-probabilities of ended rows on
+    record, and without diverse beams, which it never ran."""
     weight_in_run_name: bool = False
     """The run's folder of a supermask run gets the suffix ``__wg_`` with the sparsity loss's weight."""
 

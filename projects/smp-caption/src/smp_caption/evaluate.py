@@ -33,8 +33,9 @@ SCORE_COLUMNS = ("Bleu_1", "Bleu_2", "Bleu_3", "Bleu_4", "METEOR", "ROUGE_L", "C
 def decode_options(
     model: ModelConfig, config: DecodeConfig, beam_size: int, *, original: bool = False
 ) -> DecodeOptions:
-    """The search of an evaluation; ``original`` records and keeps ended beams as the original does."""
-    return options_of(model, {**to_plain(config), "beam_size": beam_size}, original=original)
+    """The search of an evaluation; ``original``: as the original records, and with unknown words."""
+    opt = {**to_plain(config), "beam_size": beam_size, "suppress_UNK": not original}
+    return options_of(model, opt, original=original)
 
 
 class Evaluator:

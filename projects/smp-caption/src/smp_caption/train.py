@@ -30,7 +30,7 @@ from smp_caption.lowering import lower, run_folder
 from smp_caption.model import build
 from smp_caption.original import load_weights
 from smp_caption.pruner import SupermaskPruner, crowded, mask_spec
-from smp_caption.tokenizer import build_tokenizer
+from smp_caption.tokenizer import RadixTokenizer, build_tokenizer
 
 
 def train(cfg: Config, *, quiet: bool = False) -> Path:
@@ -131,6 +131,8 @@ def make_captioner(cfg: Config, data: CaptionData, run: Run) -> Captioner:
     tokenizer = _tokenizer(cfg, run.cfg.dir, data, start)
     mask = mask_spec(cfg.model, cfg.prune)
     ids = {"bos_token_id": tokenizer.bos, "eos_token_id": tokenizer.eos}
+    if isinstance(tokenizer, RadixTokenizer):
+        ids["unk_token_id"] = -1  # its unknown word is a code of several ordinary ids
     config = replace(cfg.model, **ids)
     model = build(config, mask)
     if start is not None and not run.cfg.resume:

@@ -76,6 +76,8 @@ class DecodeOptions:
     ranked."""
     constraint: bool = False
     """Forbid a token that repeats the one before it."""
+    forbidden: tuple[int, ...] = ()
+    """Ids that are never chosen, such as that of an unknown word."""
     group_size: int = 1
     """Groups of a diverse beam search; must divide ``beam_size``."""
     diversity_lambda: float = 0.5

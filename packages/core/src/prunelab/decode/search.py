@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from prunelab.decode.beam import beam_search
 from prunelab.decode.options import DecodeOptions
 from prunelab.decode.protocol import Decoded, State, StepFunction
 from prunelab.decode.sample import Draw, greedy, sample
+
+
+def _without(step: StepFunction, forbidden: tuple[int, ...]) -> StepFunction:
+    """The step function with probability 0 for some tokens; the others keep theirs."""
+
+    def masked(tokens: Tensor, state: State) -> tuple[Tensor, State]:
+        log_probs, after = step(tokens, state)
+        index = torch.tensor(forbidden, device=log_probs.device)
+        return log_probs.index_fill(1, index, -torch.inf), after
+
+    return masked
 
 
 def decode(
@@ -31,6 +43,8 @@ def decode(
     Returns:
         The captions.
     """
+    if options.forbidden:
+        step = _without(step, options.forbidden)
     if options.num_samples > 0:
         return sample(step, state, options, generator=generator, draw=draw)
     if options.beam_size > 1:

@@ -14,8 +14,8 @@ def options_of(cfg: ModelConfig, opt: Mapping[str, Any], *, original: bool = Fal
     """Read ``opt``, in which every key may be missing.
 
     ``beam_size`` 1, ``num_random_sample`` 0, ``temperature`` 1, ``decoding_constraint`` 0, ``group_size`` 1,
-    ``diversity_lambda`` 0.5, ``length_penalty`` "". ``remove_bad_endings`` and ``suppress_UNK`` have no
-    effect on an Up-Down captioner, as in the original; other keys belong to others.
+    ``diversity_lambda`` 0.5, ``length_penalty`` "", ``suppress_UNK`` 0 (without effect in the original).
+    ``remove_bad_endings`` has no effect on an Up-Down captioner; other keys belong to others.
 
     Args:
         cfg: length limit and special ids.
@@ -37,6 +37,7 @@ def options_of(cfg: ModelConfig, opt: Mapping[str, Any], *, original: bool = Fal
             f"beam_size {beam_size} goes with no num_random_sample ({samples}) in the original: "
             "expected beam_size 0"
         )
+    suppressed = bool(opt.get("suppress_UNK", 0)) and not original
     return DecodeOptions(
         max_length=cfg.max_seq_length,
         bos=cfg.bos_token_id,
@@ -45,6 +46,7 @@ def options_of(cfg: ModelConfig, opt: Mapping[str, Any], *, original: bool = Fal
         beam_size=max(1, beam_size),
         num_samples=max(0, samples),
         temperature=float(opt.get("temperature", 1.0)),
+        forbidden=(cfg.unk_token_id,) if suppressed and cfg.unk_token_id >= 0 else (),
         constraint=bool(opt.get("decoding_constraint", 0)),
         group_size=groups if beam_size > 1 else 1,
         diversity_lambda=float(opt.get("diversity_lambda", 0.5)),
