@@ -35,6 +35,8 @@ def test_every_option_is_read_and_those_without_effect_are_passed_over() -> None
     options = options_of(CFG, given)
     assert (options.beam_size, options.group_size, options.temperature) == (4, 2, 2.0)
     assert (options.constraint, options.diversity_lambda, options.length_penalty) == (True, 0.1, "wu_1")
+    assert options.forbidden == (CFG.unk_token_id,)
+    assert options_of(CFG, {"suppress_UNK": 1}, original=True).forbidden == ()
 
 
 @pytest.mark.parametrize(
