@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -15,6 +16,7 @@ import yaml
 from prunelab.mask import packed
 from prunelab.mask.packed_cli import load_state
 from smp_caption import original, train
+from smp_caption.captioner import Captioner
 from smp_caption.config import Config
 
 pytestmark = pytest.mark.tiny
@@ -185,6 +187,21 @@ def test_generated_data_train_a_model_and_a_longer_run_goes_on_with_them(
     # The same run goes on: the data are generated again and are the same.
     train.main([*words, "--max-steps", "3", "--resume"])
     assert [line["step"] for line in lines(tmp_path / "run") if "train/loss" in line] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("kind", ["word", "radix", "unigram", "bpe", "character"])
+def test_every_kind_of_tokenizer_goes_through_a_run_and_its_model_folder(
+    kind: str, tmp_path: Path, command: Callable[..., list[str]]
+) -> None:
+    radix = ("--radix_base", "6") if kind == "radix" else ()
+    size = ("--vocab_size", "60", "--max_seq_length", "26")
+    train.main(command(tmp_path / "run", "--tokenizer", kind, *radix, *size, "--max-steps", "2"))
+    captioner = Captioner.from_pretrained(tmp_path / "run/last")
+    assert captioner.tokenizer.kind == kind
+    ids = captioner.tokenizer.encode("a red cat sits here", max_seq_length=0)
+    assert captioner.tokenizer.decode(ids[1:]) == "a red cat sits here"
+    assert (captioner.config.bos_token_id, captioner.config.eos_token_id) == (ids[0], ids[-1])
+    assert len(captioner.caption_features([np.ones((3, 12), dtype=np.float32)])) == 1
 
 
 @pytest.mark.parametrize("name", ["best", "last"])

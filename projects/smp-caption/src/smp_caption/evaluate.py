@@ -19,7 +19,7 @@ from prunelab.caption.tokenizer import tokenize
 from prunelab.config import to_plain
 from prunelab.data.coco import write_predictions
 from prunelab.decode import DecodeOptions, decode
-from prunelab.util import write_json
+from prunelab.util import atomic_write, write_json
 from smp_caption.config import DecodeConfig, ModelConfig
 from smp_caption.model import UpDown
 from smp_caption.model.decoding import options_of
@@ -114,7 +114,7 @@ def _append_scores(path: Path, step: int, overall: Mapping[str, float]) -> None:
         with path.open(encoding="utf-8", newline="") as file:
             rows = [row for row in csv.reader(file) if row and row[0] not in ("Step", str(step))]
     values = [f"{overall[name]:.3f}" if name in overall else "" for name in SCORE_COLUMNS]
-    with path.open("w", encoding="utf-8", newline="") as file:
+    with atomic_write(path, "w") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerows([["Step", *SCORE_COLUMNS], *rows, [str(step), *values]])
 
