@@ -27,6 +27,7 @@ from prunelab.mask import (
     use_samples,
     weights_of,
 )
+from prunelab.mask import layers as mask_layers
 
 SUPER = MaskSpec()
 
@@ -278,6 +279,31 @@ def test_draw_once_sees_an_optimizer_step_and_a_change_of_mode() -> None:
         layer.train()
         layer(x).sum().backward()
     assert layer.weight.grad is not None
+
+
+def test_an_embedding_inside_draw_once_draws_rows_when_they_are_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch.manual_seed(0)
+    layer = MaskedEmbedding(9, 40, mask=MaskSpec(init=0.0))
+    drawn: list[int] = []
+    monkeypatch.setattr(mask_layers, "sample_mask", lambda m: drawn.append(len(m)) or sample_mask(m))
+    with torch.no_grad():
+        layer.weight.fill_(1)
+    with draw_once(layer):
+        with torch.inference_mode():
+            first = layer(torch.tensor([[4, 2], [4, 8]])).clone()
+        second = layer(torch.tensor([8, 3, 2]))
+        assert drawn == [3, 1]
+        assert torch.equal(first[0, 0], first[1, 0])
+        assert torch.equal(second[[0, 2]], torch.stack([first[1, 1], first[0, 1]]))
+        whole = layer.binary_mask("weight")
+        assert drawn == [3, 1, 9]
+        assert torch.equal(whole[[8, 3, 2]].float(), second)
+        assert torch.equal(layer(torch.arange(9)), whole.float())
+        assert drawn == [3, 1, 9]
+    with draw_once(layer):
+        assert not torch.equal(layer(torch.tensor([8, 3, 2])), second)
 
 
 def test_contexts_nest_and_end_with_an_error() -> None:

@@ -29,6 +29,8 @@ class _Held:
 
     samples: dict[str, Tensor] = field(default_factory=dict)
     products: dict[str, tuple[tuple[object, ...], Tensor]] = field(default_factory=dict)
+    rows: tuple[Tensor, Tensor] | None = None
+    """Of an embedding: which rows (V,) were drawn, and their sample (V, D); other rows hold anything."""
 
 
 class Masked(nn.Module):
@@ -180,12 +182,36 @@ class MaskedEmbedding(Masked, nn.Embedding):
 
     def forward(self, input: Tensor) -> Tensor:
         """Ids (...) to rows (..., D)."""
-        if self.is_sampled("weight") and self._held is None:
+        if not self.is_sampled("weight"):
+            return self._rows(input, None)
+        if self._held is None:
             unique, inverse = torch.unique(input, return_inverse=True)
             return F.embedding(inverse, self._rows(unique, None))
-        if self.mask_spec.kind == "fixed" or not self.is_sampled("weight"):
-            return self._rows(input, None)
-        return self._rows(input, self.binary_mask("weight")[input])
+        return self._rows(input, self._held_rows(self._held, input))
+
+    def binary_mask(self, name: str) -> Tensor:
+        """The 0/1 mask of the whole table; rows that a call has drawn already stay as they are."""
+        held = self._held
+        if held is not None and held.rows is not None and self.is_sampled(name):
+            drawn, sample = held.rows
+            rest = sample_mask(self.mask_of(name))
+            held.samples[name], held.rows = torch.where(drawn.unsqueeze(1), sample, rest), None
+        return super().binary_mask(name)
+
+    def _held_rows(self, held: _Held, ids: Tensor) -> Tensor:
+        """Rows (..., D) of the held sample, of which those not yet asked for are drawn now."""
+        if "weight" in held.samples:
+            return held.samples["weight"][ids]
+        logits = self.mask_of("weight").detach()
+        with torch.inference_mode(mode=False):  # a later call may write to them outside of that mode
+            if held.rows is None:
+                drawn = torch.zeros(len(logits), dtype=torch.bool, device=logits.device)
+                held.rows = (drawn, torch.empty_like(logits, dtype=torch.bool))
+            drawn, sample = held.rows
+            new = ids[~drawn[ids]].unique()
+            sample[new] = sample_mask(logits[new])
+            drawn[new] = True
+        return sample[ids]
 
     def _rows(self, ids: Tensor, binary: Tensor | None) -> Tensor:
         """Masked rows (..., D) of ids (...); without ``binary`` the mask comes from the looked-up logits."""

@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 from prunelab.errors import UserError
 from prunelab.mask.criteria import check_target
 from prunelab.mask.layers import in_scope
-from prunelab.mask.supermask import MaskKind, round_mask
+from prunelab.mask.supermask import MaskKind, round_mask, through_sigmoid
 
 
 def active(masks: Mapping[str, Tensor], scope: tuple[str, ...]) -> dict[str, Tensor]:
@@ -81,8 +81,7 @@ class _RoundedSparsity(torch.autograd.Function):
             elif ctx.bypass:
                 out.append(each.expand_as(logits).clone())
             else:
-                keep = torch.sigmoid(logits)
-                out.append(keep.mul(1 - keep).mul_(each))
+                out.append(through_sigmoid(each.to(logits.dtype).expand_as(logits), torch.sigmoid(logits)))
         return tuple(out)
 
 
