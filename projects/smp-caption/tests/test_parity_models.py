@@ -232,7 +232,8 @@ def test_optimiser_steps_end_at_the_recorded_parameters_and_optimiser_state(fold
     if not folder.find("optimizer_last.pth"):
         return
     recorded, own = folder.weights("optimizer_last.pth"), optimiser.state_dict()
-    assert own["param_groups"] == recorded["param_groups"]
+    for group, same in zip(own["param_groups"], recorded["param_groups"], strict=True):
+        assert group | {"fused": None} == same | {"fused": None}  # which kernel computes it, not what
     assert own["state"].keys() == recorded["state"].keys()
     for index, state in recorded["state"].items():
         for name, value in state.items():

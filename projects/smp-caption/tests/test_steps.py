@@ -121,6 +121,26 @@ def test_noam_brings_its_own_adam_and_leaves_masks_alone() -> None:
     assert optimizer.param_groups[1]["lr"] == 100.0
 
 
+def test_adam_in_one_kernel_gives_the_numbers_of_adam_in_many() -> None:
+    cfg, models = pruned(), []
+    for fused in (True, None):
+        torch.manual_seed(0)
+        model = build(cfg.model, MaskSpec())
+        optimizer = make_optimizer(model, cfg.optim, cfg.prune)
+        assert [group["fused"] for group in optimizer.param_groups] == [True, True]
+        for group in optimizer.param_groups:
+            group["fused"] = fused
+        pruner = SupermaskPruner(model, cfg.model.caption_model, cfg.prune, 3)
+        schedule = make_schedule(optimizer, cfg, 3)
+        for update in range(3):
+            train_step(model.eval(), optimizer, schedule, batch(), cfg, epoch=0, update=update, pruner=pruner)
+        models.append(model)
+    for one, many in zip(models[0].parameters(), models[1].parameters(), strict=True):
+        torch.testing.assert_close(one, many)
+    meta = build(cfg.model, MaskSpec()).to("meta")
+    assert make_optimizer(meta, cfg.optim, cfg.prune).param_groups[0]["fused"] is None
+
+
 def test_steps_learn_a_batch_and_report_loss_and_rate() -> None:
     torch.manual_seed(0)
     cfg = dense(run=RunConfig(seed=1))

@@ -36,6 +36,8 @@ from smp_caption.config import Config, OptimConfig, PruneConfig
 MASK_EPSILON = 1e-2
 """Epsilon of Adam for mask logits."""
 NOAM_BETAS, NOAM_EPSILON = (0.9, 0.98), 1e-9
+FUSED = ("cpu", "cuda")
+"""Kinds of devices for which torch has Adam in one kernel."""
 MASK_GROUP = "pruning_mask"
 """Key of an optimiser group that holds masks and that the schedule leaves alone."""
 
@@ -124,13 +126,17 @@ def make_optimizer(model: nn.Module, optim: OptimConfig, prune: PruneConfig) -> 
 
 
 def _optimizer(groups: list[dict[str, Any]], optim: OptimConfig) -> Optimizer:
+    # One pass over weight, gradient and both moments instead of ten; the same numbers but for rounding.
+    fused = True if all(p.device.type in FUSED for group in groups for p in group["params"]) else None
     if optim.lr_scheduler == "noam":
-        return Adam(groups, lr=0.0, betas=NOAM_BETAS, eps=NOAM_EPSILON)
+        return Adam(groups, lr=0.0, betas=NOAM_BETAS, eps=NOAM_EPSILON, fused=fused)
     rate, decay, momentum = optim.learning_rate, optim.weight_decay, optim.optim_alpha
     match optim.optim:
         case "adam":
             betas = (optim.optim_alpha, optim.optim_beta)
-            return Adam(groups, lr=rate, betas=betas, eps=optim.optim_epsilon, weight_decay=decay)
+            return Adam(
+                groups, lr=rate, betas=betas, eps=optim.optim_epsilon, weight_decay=decay, fused=fused
+            )
         case "rmsprop":
             return RMSprop(groups, lr=rate, alpha=momentum, eps=optim.optim_epsilon, weight_decay=decay)
         case "adagrad":
