@@ -23,22 +23,11 @@ from prunelab.data.loader import Loader, make_loader
 from prunelab.data.synthetic import cached
 from prunelab.errors import UserError
 from smp_caption.config import Config, DataConfig
+from smp_caption.fake import write_fake_data
+from smp_caption.layout import ATT_DIR, BOX_DIR, FC_DIR, FOLDERS, JSON_NAMES, TINY, reads_boxes, reads_fc
 from smp_caption.tokenizer import Tokenizer
 
 SPLITS = ("train", "val", "test")
-JSON_NAMES = {
-    "mscoco": "dataset_coco.json",
-    "mscoco_testing": "dataset_coco_testing.json",
-    "flickr1k": "dataset_flickr1k.json",
-    "tiny": "dataset_coco.json",
-}
-"""Caption file of a data set; own pictures (``captions``) may use any layout that core reads."""
-TINY = (960, 60, 120)
-"""Pictures of the embedded data set: train, val, test."""
-FOLDERS = {"mscoco_testing": "mscoco"}
-"""Folder under PRUNELAB_DATA where it is not called like the data set."""
-ATT_DIR, FC_DIR, BOX_DIR = "bu/cocobu_att", "bu/cocobu_fc", "bu/cocobu_box_relative"
-"""Folders of features in a data set, unless the configuration names others."""
 
 
 @dataclass(frozen=True)
@@ -241,16 +230,6 @@ class CaptionData:
         )
 
 
-def reads_fc(cfg: Config) -> bool:
-    """Whether the model reads the picture's mean feature."""
-    return cfg.model.caption_model.startswith("up_down")
-
-
-def reads_boxes(cfg: Config) -> bool:
-    """Whether the model reads boxes."""
-    return cfg.model.caption_model.startswith("relation")
-
-
 def check_vocabulary(tokenizer: Tokenizer, cfg: Config) -> None:
     """Refuse a tokenizer with more ids than the model has words.
 
@@ -316,8 +295,6 @@ def open_records(cfg: Config, scratch: Path | None = None) -> tuple[dict[str, li
     """
     data = cfg.data
     if cfg.run.fake_data:
-        from smp_caption.fake import write_fake_data
-
         place = scratch or Path("fake_data")
         folder = dist.on_main(lambda: write_fake_data(place, cfg))
     elif data.dataset == "tiny" and not data.dataset_dir:

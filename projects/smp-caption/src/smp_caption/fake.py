@@ -13,7 +13,7 @@ from PIL import Image
 from prunelab.seed import derive
 from prunelab.util import atomic_folder, write_json
 from smp_caption.config import Config
-from smp_caption.data import ATT_DIR, BOX_DIR, FC_DIR, JSON_NAMES, reads_boxes, reads_fc
+from smp_caption.layout import ATT_DIR, BOX_DIR, FC_DIR, JSON_NAMES, reads_boxes, reads_fc
 
 WORDS = ("a", "the", "red", "small", "dog", "cat", "bus", "man", "sits", "runs", "on", "in", "street", "park")
 REGIONS = (6, 10)

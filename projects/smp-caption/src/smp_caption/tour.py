@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,7 +21,6 @@ from smp_caption.data import CaptionData, open_data
 from smp_caption.evaluate import best_constant_caption
 from smp_caption.finish import PACKED, PRUNED
 from smp_caption.lowering import TOUR_PRUNED, runs_root
-from smp_caption.train import train
 
 RESULTS = "tour.json"
 SHOWN = 12
@@ -41,10 +41,14 @@ class Stage:
     """What one would ship."""
 
 
-def tour(cfg: Config) -> Path:
+def tour(cfg: Config, train: Callable[[Config], Path]) -> Path:
     """Train dense, train pruned, score both beside the best constant caption, export, and say what came out.
 
     Stages lie in sub-folders, so a tour that was stopped goes on with ``train --resume``.
+
+    Args:
+        cfg: the dense run's configuration.
+        train: runs one stage and returns its folder.
 
     Returns:
         The tour's folder; ``tour.json`` in it holds the figures of the table.
@@ -64,7 +68,7 @@ def tour(cfg: Config) -> Path:
         model=replace(cfg.model, caption_model="up_down_lstm_prune"),
         prune=replace(cfg.prune, **TOUR_PRUNED),
     )
-    stages = [_stage(name, config) for name, config in (("dense", dense), ("pruned", pruned))]
+    stages = [_stage(name, train(config)) for name, config in (("dense", dense), ("pruned", pruned))]
     if dist.is_main():
         report(folder, stages, open_data(dense), cfg, time.monotonic() - started)
     return folder
@@ -92,8 +96,7 @@ def tour_folder(cfg: Config) -> Path:
     return root / f"tour-{max(numbers, default=0) + 1:03d}"
 
 
-def _stage(name: str, cfg: Config) -> Stage:
-    folder = train(cfg)
+def _stage(name: str, folder: Path) -> Stage:
     packed = folder / PACKED
     place = folder / PRUNED if packed.exists() else folder / "best"
     file = packed if packed.exists() else place / "model.safetensors"

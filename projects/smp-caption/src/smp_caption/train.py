@@ -31,6 +31,7 @@ from smp_caption.model import build
 from smp_caption.original import load_weights
 from smp_caption.pruner import SupermaskPruner, crowded, mask_spec
 from smp_caption.tokenizer import RadixTokenizer, build_tokenizer
+from smp_caption.tour import tour
 
 
 def train(cfg: Config, *, quiet: bool = False) -> Path:
@@ -219,9 +220,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     elif cfg.run.dry_run:
         print(f"{cfg.model.caption_model}: configuration is right; nothing was run")
     elif cfg.run.tour:
-        from smp_caption.tour import tour
-
-        tour(cfg)
+        tour(cfg, train)
     else:
         train(cfg)
 
