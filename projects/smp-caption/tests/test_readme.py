@@ -1,4 +1,4 @@
-"""What the README shows can be typed: every command is understood, the lines of Python run."""
+"""What README and docs/weights.md show can be typed: commands are understood, the lines of Python run."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from smp_caption.model import build
 
 PROJECT = Path(__file__).resolve().parents[1]
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
+WEIGHTS = (PROJECT.parents[1] / "docs/weights.md").read_text(encoding="utf-8")
 FENCE = re.compile(r"^```(\S*)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"`(uv run --package smp-caption [^`]+)`")
 PREFIX = ["uv", "run", "--package", "smp-caption"]
@@ -30,9 +31,11 @@ SIZE = 16
 
 def commands() -> Iterator[list[str]]:
     """The words behind `uv run --package smp-caption` of every command, in fences and tables."""
-    bodies = [body for language, body in FENCE.findall(README) if language == "sh"]
-    lines = "".join(bodies).replace("\\\n", " ").splitlines() + INLINE.findall(FENCE.sub("", README))
-    for line in lines:
+    bodies = [
+        body for text in (README, WEIGHTS) for language, body in FENCE.findall(text) if language == "sh"
+    ]
+    lines = "".join(bodies).replace("\\\n", " ").splitlines()
+    for line in lines + INLINE.findall(FENCE.sub("", README)):
         words = shlex.split(line, comments=True)
         if words[: len(PREFIX)] == PREFIX:
             yield words[len(PREFIX) :]
@@ -57,7 +60,7 @@ def test_every_command_is_understood(
 
 
 def test_the_number_of_commands() -> None:
-    assert len(list(commands())) > 15
+    assert len(list(commands())) > 20
 
 
 @pytest.fixture
