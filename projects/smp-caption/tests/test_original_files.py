@@ -110,8 +110,12 @@ def test_converting_dry_writes_nothing_and_exports_say_where_they_would_go(
     folder = published("pruned")
     convert.main([str(folder), str(tmp_path / "there"), "--dry-run"])
     assert not (tmp_path / "there").exists()
-    export.main([str(folder), "--dry-run"])
+    export.main([str(folder), "--dry-run", "--output", str(tmp_path / "copy.pth")])
     assert "would be written to" in capsys.readouterr().out
+    assert not (tmp_path / "copy.pth").exists()
+    with pytest.raises(SystemExit):
+        export.main([str(folder)])
+    assert "not written over the model itself" in capsys.readouterr().err
     assert not list(folder.glob("model_best.pth.*"))
 
 

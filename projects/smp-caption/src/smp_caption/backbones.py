@@ -5,7 +5,7 @@ B pictures, C channels, h and w the size of a feature map.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -67,32 +67,56 @@ class CifarResNet(nn.Module):
         return [x, middle, last, logits.softmax(1)]
 
 
+PROBE = 64
+"""Side of the picture that shows which layers of a classifier end a resolution."""
+
+
 class LastMaps(nn.Module):
-    """Any convolutional classifier as an extractor: its last map at each of the smallest resolutions."""
+    """Any convolutional classifier as an extractor: the last layer at each of its smallest resolutions.
+
+    Raises:
+        UserError: the network gives no feature map of a picture of 64x64 pixels.
+    """
 
     def __init__(self, network: nn.Module, count: int = 2) -> None:
         super().__init__()
-        self.network = network
-        self.count = count
+        self.network = network.eval()
+        with torch.no_grad():
+            maps = self._maps(torch.zeros(1, 3, PROBE, PROBE), [n for n, m in self._leaves()])
+        last = {value.shape[-2:]: name for name, value in maps.items() if value.shape[-1] > 1}
+        if not last:
+            raise UserError(f"backbone {type(network).__name__} has no convolutional feature map")
+        smallest = sorted(last, key=lambda size: size[0] * size[1])[:count]
+        self.names = [last[size] for size in reversed(smallest)]
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Map (B, 3, h, w) to the last 4-D output at each of the `count` smallest resolutions above 1x1."""
-        maps: dict[tuple[int, int], Tensor] = {}
+        """Map (B, 3, h, w) to the chosen layers' outputs (B, C, h', w')."""
+        maps = self._maps(x, self.names)
+        return [maps[name] for name in self.names]
 
-        def keep(_module: nn.Module, _inputs: object, output: object) -> None:
-            if isinstance(output, Tensor) and output.ndim == 4 and output.shape[-1] > 1:
-                maps[(output.shape[-2], output.shape[-1])] = output
+    def _leaves(self) -> list[tuple[str, nn.Module]]:
+        return [(name, m) for name, m in self.network.named_modules() if not list(m.children())]
 
-        handles = [m.register_forward_hook(keep) for m in self.network.modules() if not list(m.children())]
+    def _maps(self, x: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
+        """The 4-D outputs of layers, in the order in which they were computed."""
+        maps: dict[str, Tensor] = {}
+
+        def keep(name: str, output: object) -> None:
+            if isinstance(output, Tensor) and output.ndim == 4:
+                maps.pop(name, None)
+                maps[name] = output
+
+        wanted = dict(self._leaves())
+        handles = [
+            wanted[name].register_forward_hook(lambda _m, _i, out, name=name: keep(name, out))
+            for name in names
+        ]
         try:
             self.network(x)
         finally:
             for handle in handles:
                 handle.remove()
-        if not maps:
-            raise UserError(f"backbone {type(self.network).__name__} has no convolutional feature map")
-        smallest = sorted(maps, key=lambda size: size[0] * size[1])[: self.count]
-        return [maps[size] for size in reversed(smallest)]
+        return maps
 
 
 def build_backbone(name: str, weights: str | Path | None) -> nn.Module:

@@ -347,7 +347,7 @@ class RunConfig:
     resume: bool = False
     """Go on with the run that this folder holds, bit for bit."""
     resume_training: bool = False
-    """With ``start_from``: take the last checkpoint and its optimiser state, not the best weights alone."""
+    """With ``start_from``: begin a new run from the last weights, not from the best ones."""
     seed: int = 8888
     """Seed of everything random."""
     save_checkpoint_every: int = 6000

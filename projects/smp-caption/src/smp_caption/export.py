@@ -43,6 +43,8 @@ def export(options: ExportOptions) -> Path:
     captioner = original.load(source)
     base = source if source.is_dir() else source.with_suffix("")
     target = Path(options.output) if options.output else base.with_name(base.name + SUFFIXES[options.format])
+    if target.resolve() == source.resolve():
+        raise UserError(f"{target}: not written over the model itself; name another --output")
     if options.dry_run:
         print(f"{source}: would be written to {target}")
         return target

@@ -145,7 +145,12 @@ class Extractor:
     def _scale(self, pictures: Sequence[Image.Image], side: int, cells: int) -> Tensor:
         pixels = torch.stack([_pixels(picture, side) for picture in pictures]).to(self.device)
         mean, std = (pixels.new_tensor(v)[:, None, None] for v in (IMAGENET_MEAN, IMAGENET_STD))
-        maps = self.network((pixels - mean) / std)
+        try:
+            maps = self.network((pixels - mean) / std)
+        except (AssertionError, RuntimeError) as error:
+            raise UserError(
+                f"{self.config.backbone} refuses pictures of side {side} ({error}): try other --scales"
+            ) from error
         parts = [functional.adaptive_avg_pool2d(m, cells) for m in maps]
         # The strongest response in a cell tells of small things that its mean hides.
         parts.append(functional.adaptive_max_pool2d(max(maps, key=lambda m: m.shape[1]), cells))

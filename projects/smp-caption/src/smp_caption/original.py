@@ -104,7 +104,12 @@ def load(path: Path, *, config_file: Path | None = None, device: str | torch.dev
     )
     decode = from_plain(DecodeConfig, _known(DecodeConfig, plain), where=str(file))
     return Captioner(
-        model=model.to(device).eval(), config=config, tokenizer=tokenizer, mask=mask, decode=decode
+        model=model.to(device).eval(),
+        config=config,
+        tokenizer=tokenizer,
+        mask=mask,
+        decode=decode,
+        notes={"step": plain.get("best_global_step") or 0},
     )
 
 

@@ -27,7 +27,7 @@ from smp_caption.data import CaptionData, open_data
 from smp_caption.evaluate import Evaluator, decode_options
 from smp_caption.extractor import Extractor, ShapeExtractor, has_extractor
 from smp_caption.lowering import lower, run_folder
-from smp_caption.model import build
+from smp_caption.model import AVAILABLE, build
 from smp_caption.original import load_weights
 from smp_caption.pruner import SupermaskPruner, crowded, mask_spec
 from smp_caption.tokenizer import RadixTokenizer, build_tokenizer
@@ -42,8 +42,7 @@ def train(cfg: Config, *, quiet: bool = False) -> Path:
 
     Raises:
         UserError: data are missing or do not fit the configuration, the folder holds a run already, or a
-        loss is
-            not finite.
+            loss is not finite.
     """
     _check_available(cfg)
     folder = run_folder(cfg)
@@ -204,6 +203,12 @@ def validate(run: Run, captioner: Captioner, evaluator: Evaluator, pruner: Super
 
 
 def _check_available(cfg: Config) -> None:
+    """Refuse what cannot be trained yet before anything is read or written."""
+    if cfg.model.caption_model not in AVAILABLE:
+        raise UserError(
+            f"caption_model {cfg.model.caption_model!r} is not available: expected {' or '.join(AVAILABLE)}"
+        )
+    mask_spec(cfg.model, cfg.prune)
     if cfg.scst.scst_start_epoch >= 0:
         raise UserError(
             f"scst_start_epoch {cfg.scst.scst_start_epoch}: self-critical training is not available"
@@ -218,6 +223,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if raw.print_config:
         print(yaml_text(to_plain(cfg)))
     elif cfg.run.dry_run:
+        _check_available(cfg)
         print(f"{cfg.model.caption_model}: configuration is right; nothing was run")
     elif cfg.run.tour:
         tour(cfg, train)
