@@ -94,13 +94,13 @@ def lower(raw: Raw) -> Config:
     """The configuration that a command line means.
 
     Later ones win: defaults, the preset's quirks, the YAML file, ``--model_size``, flags, KEY VALUE pairs. A
-    bare command line, or one with ``--resume`` alone, is the tour.
+    bare command line, or one with ``--resume`` or ``--dry-run`` alone, is the tour.
 
     Raises:
         UserError: an unknown key, a value out of range, or flags that do not go together.
     """
     typed = dict(raw.typed)
-    bare = not (raw.config_file or raw.overrides or raw.print_config) and set(typed) <= {"resume"}
+    bare = not (raw.config_file or raw.overrides or raw.print_config) and set(typed) <= {"resume", "dry_run"}
     if bare or typed.get("tour"):
         return _lower_tour(typed, raw)
     if raw.config_file is not None:
