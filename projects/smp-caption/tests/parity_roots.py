@@ -16,7 +16,6 @@ The root is this project's own copy, or the one named by ``--parity-root``.
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,10 +88,7 @@ class Folder:
 
     def weights(self, pattern: str) -> dict[str, Any]:
         """Content of the one torch file that matches."""
-        with warnings.catch_warnings():
-            # Loading sparse tensors makes torch say that it validates them, or (before 2.15) that it does not.
-            warnings.filterwarnings("ignore", message=".*parse (tensor )?invariant")
-            return torch.load(self.file(pattern), weights_only=True)
+        return torch.load(self.file(pattern), weights_only=True)
 
     @property
     def tolerance(self) -> Any:

@@ -144,7 +144,6 @@ def test_a_pruned_run_ends_at_its_sparsity_and_its_exports_hold_the_zeros(
     assert all(torch.equal(unpacked[name], value) for name, value in dense.items())
 
 
-@pytest.mark.filterwarnings("ignore:Validating sparse tensor invariants")
 @pytest.mark.parametrize("kind", ["dense", "pruned"])
 def test_the_faithful_preset_writes_the_originals_files(
     kind: str, finished: Callable[[str, str], Path]
