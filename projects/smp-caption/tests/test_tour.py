@@ -1,0 +1,71 @@
+"""The tour: what `train` alone does."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from prunelab.errors import UserError
+from prunelab.util import read_json
+from smp_caption.cli import parse_train
+from smp_caption.lowering import lower
+from smp_caption.tour import tour_folder
+from smp_caption.train import main
+
+ROWS = ["best constant caption", "dense", "pruned"]
+
+
+@pytest.mark.tiny
+def test_a_cut_tour_writes_its_table_pages_and_models_and_names_the_next_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("smp_caption.data.TINY", (32, 8, 8))
+    monkeypatch.setenv("PRUNELAB_CACHE", str(tmp_path / "cache"))
+    main(["--tour", "--output", str(tmp_path / "tour"), "--max-steps", "2"])
+    told = capsys.readouterr().out
+    for name in (
+        "tour.json",
+        "captions.html",
+        "captions.png",
+        "dense/best",
+        "pruned/last",
+        "pruned/pruned.pack",
+    ):
+        assert (tmp_path / "tour" / name).exists(), name
+    assert [row["model"] for row in read_json(tmp_path / "tour" / "tour.json")["rows"]] == ROWS
+    assert "train without arguments is the tour" in told
+    for word in ("CIDEr", "sparsity", "parameters", "ms / picture", "captions.html", "next: uv run"):
+        assert word in told
+    with pytest.raises(SystemExit) as refused:
+        main(["--tour", "--output", str(tmp_path / "tour"), "--max-steps", "2"])
+    assert refused.value.code == 2
+    main(["--tour", "--output", str(tmp_path / "tour"), "--max-steps", "2", "--resume"])
+    assert [row["model"] for row in read_json(tmp_path / "tour" / "tour.json")["rows"]] == ROWS
+
+
+def test_tours_are_numbered_and_resume_means_the_newest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PRUNELAB_RUNS", str(tmp_path))
+    fresh, again = (lower(parse_train(words)) for words in ([], ["--resume"]))
+    with pytest.raises(UserError, match=re.escape("holds no tour")):
+        tour_folder(again)
+    assert tour_folder(fresh).name == "tour-001"
+    for name in ("tour-001", "tour-007", "tour-x"):
+        (tmp_path / name).mkdir()
+    assert tour_folder(fresh).name == "tour-008"
+    assert tour_folder(again).name == "tour-007"
+
+
+@pytest.mark.slow
+@pytest.mark.tiny
+def test_the_whole_tour_beats_the_best_constant_caption_by_half_dense_and_at_95_percent(
+    tmp_path: Path,
+) -> None:
+    main(["--tour", "--output", str(tmp_path / "tour")])
+    constant, dense, pruned = read_json(tmp_path / "tour" / "tour.json")["rows"]
+    assert dense["CIDEr"] > 1.5 * constant["CIDEr"]
+    assert pruned["CIDEr"] > 1.5 * constant["CIDEr"]
+    assert pruned["sparsity"] == pytest.approx(0.95, abs=0.003)
