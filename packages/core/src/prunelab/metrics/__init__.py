@@ -1,0 +1,1 @@
+"""What predictions are worth: segmentation, classification, running means."""

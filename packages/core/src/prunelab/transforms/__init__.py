@@ -1,0 +1,1 @@
+"""Pictures, with their label maps, on the way to a network."""

@@ -1,0 +1,1 @@
+"""ACoSP: prune the channels of any convolutional network while it trains."""

@@ -1,0 +1,1 @@
+"""ACoSP: segmentation networks that compress themselves while they train."""

@@ -1,0 +1,1 @@
+"""The networks of acosp-seg, one file each."""
