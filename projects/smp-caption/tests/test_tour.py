@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import pytest
 
-from prunelab.errors import UserError
 from prunelab.util import read_json
-from smp_caption.cli import parse_train
-from smp_caption.lowering import lower
-from smp_caption.tour import tour_folder
 from smp_caption.train import main
 
 ROWS = ["best constant caption", "dense", "pruned"]
@@ -43,20 +38,6 @@ def test_a_cut_tour_writes_its_table_pages_and_models_and_names_the_next_command
     assert refused.value.code == 2
     main(["--tour", "--output", str(tmp_path / "tour"), "--max-steps", "2", "--resume"])
     assert [row["model"] for row in read_json(tmp_path / "tour" / "tour.json")["rows"]] == ROWS
-
-
-def test_tours_are_numbered_and_resume_means_the_newest(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PRUNELAB_RUNS", str(tmp_path))
-    fresh, again = (lower(parse_train(words)) for words in ([], ["--resume"]))
-    with pytest.raises(UserError, match=re.escape("holds no tour")):
-        tour_folder(again)
-    assert tour_folder(fresh).name == "tour-001"
-    for name in ("tour-001", "tour-007", "tour-x"):
-        (tmp_path / name).mkdir()
-    assert tour_folder(fresh).name == "tour-008"
-    assert tour_folder(again).name == "tour-007"
 
 
 @pytest.mark.slow

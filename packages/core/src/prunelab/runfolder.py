@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -154,3 +155,17 @@ def write_model_folders(folder: Path, fill: Callable[[Path], None], *, best: boo
         with atomic_folder(folder / "best") as new:
             shutil.copytree(last, new, dirs_exist_ok=True)
             reached("model folder: best")
+
+
+def tour_folder(root: Path, output: str = "", *, resume: bool = False) -> Path:
+    """The folder of a tour: as typed, else the newest below ``root`` to go on with, else a new numbered one.
+
+    Raises:
+        UserError: ``resume`` and there is no tour.
+    """
+    if output:
+        return Path(output)
+    numbers = [int(m[1]) for p in root.glob("tour-*") if (m := re.fullmatch(r"tour-(\d+)", p.name))]
+    if resume and not numbers:
+        raise UserError(f"--resume: {root} holds no tour to go on with")
+    return root / f"tour-{max(numbers, default=0) + (not resume):03d}"

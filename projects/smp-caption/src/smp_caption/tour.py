@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -12,8 +11,8 @@ import torch
 
 from prunelab import dist
 from prunelab.data.pictures import read_picture
-from prunelab.errors import UserError
 from prunelab.report import Table, gallery, latency, result_table
+from prunelab.runfolder import tour_folder
 from prunelab.util import human_bytes, read_json, write_json
 from smp_caption.captioner import Captioner
 from smp_caption.config import Config
@@ -56,7 +55,8 @@ def tour(cfg: Config, train: Callable[[Config], Path]) -> Path:
     started = time.monotonic()
     # So small a model gains nothing from a second thread, and loses a lot where the machine is busy.
     torch.set_num_threads(1)
-    folder = dist.on_main(lambda: tour_folder(cfg))
+    run = cfg.run
+    folder = dist.on_main(lambda: tour_folder(runs_root(), run.output, resume=run.resume))
     if dist.is_main():
         print(
             "train without arguments is the tour: a dense and a pruned captioner on embedded pictures, about "
@@ -77,23 +77,6 @@ def tour(cfg: Config, train: Callable[[Config], Path]) -> Path:
 def with_output(cfg: Config, folder: Path) -> Config:
     """The configuration with another folder, as a run of its own."""
     return replace(cfg, run=replace(cfg.run, output=str(folder), tour=False))
-
-
-def tour_folder(cfg: Config) -> Path:
-    """The folder as typed, the newest tour with ``--resume``, else a new numbered one.
-
-    Raises:
-        UserError: ``--resume`` and there is no tour.
-    """
-    if cfg.run.output:
-        return Path(cfg.run.output)
-    root = runs_root()
-    numbers = [int(m[1]) for p in root.glob("tour-*") if (m := re.fullmatch(r"tour-(\d+)", p.name))]
-    if cfg.run.resume:
-        if not numbers:
-            raise UserError(f"--resume: {root} holds no tour to go on with")
-        return root / f"tour-{max(numbers):03d}"
-    return root / f"tour-{max(numbers, default=0) + 1:03d}"
 
 
 def _stage(name: str, folder: Path) -> Stage:
