@@ -1,0 +1,51 @@
+"""Where data, initial weights, runs and class tables lie.
+
+The original's configurations name absolute folders: ``/data`` for data and initial weights, ``/logs/exp`` for
+runs, and a checkout in ``/semseg`` or ``/code/semseg``. Such a path still works where it exists; elsewhere
+``/data`` means the folder of PRUNELAB_DATA, and a folder of runs that of PRUNELAB_RUNS.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path, PurePosixPath
+
+RUN_ROOTS = ("/logs/exp", "/semseg/exp", "/code/semseg/exp")
+"""Folders of runs in the original's configurations."""
+CHECKOUTS = ("/code/semseg", "/semseg")
+"""Checkouts of the original, whose class tables its configurations name."""
+
+
+def data_root() -> Path:
+    """The folder that ``/data`` stands for: PRUNELAB_DATA, else ``/data`` itself."""
+    return Path(os.environ.get("PRUNELAB_DATA") or "/data")
+
+
+def runs_root() -> Path:
+    """Where runs lie that name no folder of their own: PRUNELAB_RUNS, else ``runs`` in the working folder."""
+    return Path(os.environ.get("PRUNELAB_RUNS") or "runs")
+
+
+def resolve(path: str | Path) -> Path:
+    """The place that a path of a configuration means on this machine.
+
+    A path that exists means itself; so does one outside the original's fixed folders. ``/data/X`` lies in
+    PRUNELAB_DATA, ``/logs/exp/X`` in PRUNELAB_RUNS, ``/checkpoints/X`` and ``/cifar10/X`` in folders of that
+    name there; what a checkout of the original held is looked for in the working folder.
+    """
+    found = Path(path)
+    if not found.is_absolute() or found.exists():
+        return found
+    pure = PurePosixPath(path)
+    if pure.is_relative_to("/data"):
+        return data_root() / pure.relative_to("/data")
+    for root in RUN_ROOTS:
+        if pure.is_relative_to(root):
+            return runs_root() / pure.relative_to(root)
+    for root in ("/checkpoints", "/cifar10"):
+        if pure.is_relative_to(root):
+            return runs_root() / pure.relative_to("/")
+    for root in CHECKOUTS:
+        if pure.is_relative_to(root):
+            return Path(pure.relative_to(root))
+    return found
