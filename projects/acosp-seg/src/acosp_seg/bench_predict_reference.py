@@ -91,7 +91,7 @@ def predict_plain(model: nn.Module, image: np.ndarray, settings: PlainSettings) 
     return total / len(settings.scales)
 
 
-def test_plain(
+def evaluate_plain(
     model: nn.Module,
     samples: Sequence[tuple[np.ndarray, np.ndarray]],
     settings: PlainSettings,
