@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,36 +17,27 @@ from prunelab.mask import MaskSpec, masks
 from smp_caption import bench
 from smp_caption.bench import Sizes, decoding, mask_cost, train_dense, train_pruned
 from smp_caption.bench_reference import greedy_plain, make_masks_plain
-from smp_caption.config import ModelConfig
 from smp_caption.model import build
 
-TOY = Sizes(
-    images=2,
-    captions=2,
-    tokens=6,
-    regions=4,
-    model=ModelConfig(
-        vocab_size=31,
-        rnn_size=12,
-        input_encoding_size=10,
-        att_hid_size=8,
-        att_feat_size=16,
-        fc_feat_size=16,
-        max_seq_length=7,
-        drop_prob_lm=0.0,
-    ),
-)
+from .toy import TOY
+
+# The bench takes the regions' mean as the picture's feature; among 31 words no two captions tie.
+MODEL = replace(TOY, vocab_size=31, fc_feat_size=TOY.att_feat_size)
+SIZES = Sizes(images=2, captions=2, tokens=6, regions=4, model=MODEL)
 
 
 @pytest.mark.parametrize(
     ("row", "sides"),
     [
-        (lambda: train_dense(TOY), ["ours", "reference"]),
-        (lambda: train_pruned(TOY), ["ours", "reference", "ours, masks at each call"]),
-        (lambda: mask_cost(TOY), ["ours", "ours, dense"]),
-        (lambda: decoding(1, "0", pruned=False, sizes=TOY), ["ours", "reference"]),
-        (lambda: decoding(2, "0", pruned=False, sizes=TOY), ["ours", "reference"]),
-        (lambda: decoding(5, "0", pruned=True, sizes=TOY), ["ours", "reference", "ours, masks at each call"]),
+        (lambda: train_dense(SIZES), ["ours", "reference"]),
+        (lambda: train_pruned(SIZES), ["ours", "reference", "ours, masks at each call"]),
+        (lambda: mask_cost(SIZES), ["ours", "ours, dense"]),
+        (lambda: decoding(1, "0", pruned=False, sizes=SIZES), ["ours", "reference"]),
+        (lambda: decoding(2, "0", pruned=False, sizes=SIZES), ["ours", "reference"]),
+        (
+            lambda: decoding(5, "0", pruned=True, sizes=SIZES),
+            ["ours", "reference", "ours, masks at each call"],
+        ),
     ],
 )
 def test_every_row_compares_its_sides_and_times_them(row: Callable[[], Row], sides: list[str]) -> None:
@@ -64,14 +56,14 @@ def test_another_loss_or_another_caption_is_found(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(bench, "train_step_plain", without_sparsity_loss)
     with pytest.raises(AssertionError, match="training step, pruned: the result of ours differs"):
-        train_pruned(TOY)
+        train_pruned(SIZES)
     monkeypatch.setattr(bench, "beam_search_plain", greedy_plain)
     with pytest.raises(AssertionError, match="beam 2, dense: the result of ours differs"):
-        decoding(2, "0", pruned=False, sizes=TOY)
+        decoding(2, "0", pruned=False, sizes=SIZES)
 
 
 def test_plain_layers_draw_at_every_call_and_round_in_evaluation() -> None:
-    cfg = bench.replace(TOY.model, caption_model="up_down_lstm_prune")
+    cfg = replace(MODEL, caption_model="up_down_lstm_prune")
     torch.manual_seed(1)
     model = build(cfg, MaskSpec(init=0.5))
     expected = [layer.weight * (layer.weight_pruning_mask > 0) for layer in (model.logit, model.embed[0])]  # pyright: ignore
@@ -114,7 +106,7 @@ def same_threads() -> Iterator[None]:
 def test_the_command_measures_prints_and_writes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(bench.ROWS, "train-dense", lambda: train_dense(TOY))
+    monkeypatch.setitem(bench.ROWS, "train-dense", lambda: train_dense(SIZES))
     files = [tmp_path / "all.json", tmp_path / "new" / "table.json"]
     bench.main(["train-d*", "--json", str(files[0]), "--json-table", str(files[1])])
     shown = capsys.readouterr().out

@@ -13,21 +13,16 @@ from prunelab.errors import UserError
 from prunelab.mask import masked_layers, masks
 from smp_caption import train
 from smp_caption.captioner import Captioner
-from smp_caption.config import Config, ModelConfig, PruneConfig, QuirksConfig
+from smp_caption.config import Config, PruneConfig, QuirksConfig
 from smp_caption.model import UpDown, build
-from smp_caption.pruner import SupermaskPruner, crowded, drawing, mask_spec, write_sparsities
+from smp_caption.pruner import SupermaskPruner, crowded, mask_spec, write_sparsities
+from smp_caption.steps import drawing
 from smp_caption.tokenizer import Tokenizer
 
+from .toy import TOY
+
 NAME = "up_down_lstm_prune"
-MODEL = ModelConfig(
-    caption_model=NAME,
-    vocab_size=9,
-    rnn_size=4,
-    input_encoding_size=3,
-    att_hid_size=2,
-    att_feat_size=5,
-    fc_feat_size=5,
-)
+MODEL = replace(TOY, caption_model=NAME)
 PRUNE = PruneConfig(prune_type="supermask", prune_sparsity_target=0.75, prune_supermask_sparsity_weight=6.0)
 
 
@@ -100,7 +95,7 @@ def test_figures_name_every_mask_and_their_common_mean() -> None:
         f"prune/sparsity/{name}" for name in pruner.masks
     }
     assert found["prune/sparsity/logit.weight_pruning_mask"] == 1.0
-    size, hidden = sum(mask.numel() for mask in pruner.masks.values()), 9 * 4
+    size, hidden = sum(mask.numel() for mask in pruner.masks.values()), MODEL.vocab_size * MODEL.rnn_size
     assert found["prune/sparsity/all"] == pytest.approx(hidden / size)
     assert found["prune/all_mask_avg"] == pytest.approx((5.0 * (size - hidden) - 3.0 * hidden) / size)
     assert crowded(pruner.masks) == ["logit.weight_pruning_mask"]

@@ -12,45 +12,29 @@ from torch import nn
 
 from prunelab.errors import UserError
 from prunelab.mask import MaskSpec, masks
-from smp_caption.config import Config, ModelConfig, OptimConfig, PruneConfig, QuirksConfig, RunConfig
+from smp_caption.config import Config, OptimConfig, PruneConfig, QuirksConfig, RunConfig
 from smp_caption.model import build
 from smp_caption.pruner import SupermaskPruner
 from smp_caption.steps import MASK_GROUP, caption_loss, make_optimizer, make_schedule, train_step
 
-SIZES = {
-    "vocab_size": 11,
-    "rnn_size": 8,
-    "input_encoding_size": 6,
-    "att_hid_size": 5,
-    "att_feat_size": 7,
-    "fc_feat_size": 7,
-    "drop_prob_lm": 0.0,
-}
+from .toy import TOY, pictures
+
 COSINE = OptimConfig(lr_scheduler="cosine", learning_rate=0.01, optim_epsilon=0.01)
 SEQS = torch.tensor([[2, 5, 6, 3], [2, 7, 3, 0]])
 MASKS = (SEQS > 0).float()
 
 
 def batch() -> dict[str, Any]:
-    generator = torch.Generator().manual_seed(1)
-    return {
-        "att_feats": torch.randn(1, 4, 7, generator=generator),
-        "att_masks": torch.ones(1, 4),
-        "fc_feats": torch.randn(1, 7, generator=generator),
-        "seqs": SEQS,
-        "masks": MASKS,
-    }
+    return {**pictures(4), "seqs": SEQS, "masks": MASKS}
 
 
 def dense(**changes: Any) -> Config:
-    return Config(model=ModelConfig(**SIZES), optim=COSINE, **changes)
+    return Config(model=TOY, optim=COSINE, **changes)
 
 
 def pruned(**changes: Any) -> Config:
     prune = PruneConfig(prune_type="supermask", prune_sparsity_target=0.9, **changes)
-    return Config(
-        model=ModelConfig(**SIZES | {"caption_model": "up_down_lstm_prune"}), optim=COSINE, prune=prune
-    )
+    return Config(model=replace(TOY, caption_model="up_down_lstm_prune"), optim=COSINE, prune=prune)
 
 
 def log_probs(columns: int, words: int = 11) -> torch.Tensor:

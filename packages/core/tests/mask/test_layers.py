@@ -183,7 +183,9 @@ def test_every_call_in_training_draws_anew_and_draw_once_does_not(pair: Pair) ->
     torch.manual_seed(5)
     different = {tuple(first(masked(example)).flatten().tolist()) for _ in range(8)}
     assert len(different) > 1
+    assert not any(layer.is_held for _, layer in masked_layers(masked))
     with draw_once(masked):
+        assert all(layer.is_held for _, layer in masked_layers(masked))
         same = {tuple(first(masked(example)).flatten().tolist()) for _ in range(8)}
     assert len(same) == 1
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TypeAlias
@@ -33,7 +33,7 @@ from smp_caption.evaluate import decode_options
 from smp_caption.model import UpDown, build
 from smp_caption.model.reference import begin_plain, step_plain
 from smp_caption.pruner import SupermaskPruner, mask_spec
-from smp_caption.steps import make_optimizer, make_schedule, train_step
+from smp_caption.steps import drawing, make_optimizer, make_schedule, train_step
 
 # B images, S regions, K captions an image, N = B * K, T tokens
 
@@ -150,7 +150,7 @@ class _Trainer:
             )
             return float(found["train/loss"])
         self.schedule.step()
-        with nullcontext() if pruner is None else pruner.drawing():
+        with drawing(pruner):
             return train_step_plain(
                 model,
                 optimizer,

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -146,13 +146,6 @@ def write_sparsities(path: Path, mask_tensors: Mapping[str, Tensor]) -> None:
         rows.writerow(["sparsity", "nnz", *each])
         kept = int(nnz(mask_tensors, "supermask"))
         rows.writerow([f"{float(total):.5f}", kept, *(f"{float(value):.5f}" for value in each.values())])
-
-
-@contextmanager
-def drawing(pruner: SupermaskPruner | None) -> Iterator[None]:
-    """The pruner's drawing context; nothing for a dense model."""
-    with pruner.drawing() if pruner is not None else nullcontext():
-        yield
 
 
 def crowded(masks_by_name: Mapping[str, Tensor], limit: float = 0.999) -> list[str]:

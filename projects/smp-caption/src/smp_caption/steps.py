@@ -54,6 +54,11 @@ class Pruner(Protocol):
         ...
 
 
+def drawing(pruner: Pruner | None) -> AbstractContextManager[None]:
+    """Within it a step's masks are drawn; nothing happens for a dense model, which has no pruner."""
+    return nullcontext() if pruner is None else pruner.drawing()
+
+
 def caption_loss(
     logprobs: Tensor, seqs: Tensor, masks: Tensor, *, smoothing: float = 0.0, cut_prediction: bool = True
 ) -> Tensor:
@@ -211,7 +216,7 @@ def train_step(
     """
     optimizer.zero_grad(set_to_none=True)
     device = batch["seqs"].device
-    with pruner.drawing() if pruner is not None else nullcontext():
+    with drawing(pruner):
         with torch.autocast(device.type, torch.bfloat16, enabled=cfg.run.amp == "bf16"):
             logprobs = model(
                 batch["att_feats"],

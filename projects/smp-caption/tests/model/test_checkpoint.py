@@ -2,33 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from prunelab.errors import UserError
 from prunelab.mask import masks
-from smp_caption.config import ModelConfig
 from smp_caption.export_original import binary_mask_state, pruned_state, sparse_state
 from smp_caption.model import UpDown, build
 from smp_caption.model.checkpoint import load_original
 
-SIZES = {
-    "vocab_size": 9,
-    "rnn_size": 4,
-    "input_encoding_size": 3,
-    "att_hid_size": 2,
-    "att_feat_size": 5,
-    "fc_feat_size": 5,
-}
+from ..toy import TOY
 
 
 def dense() -> UpDown:
-    return build(ModelConfig(**SIZES))
+    return build(TOY)
 
 
 def pruned(seed: int = 0) -> UpDown:
     torch.manual_seed(seed)
-    model = build(ModelConfig(caption_model="up_down_lstm_prune", **SIZES))
+    model = build(replace(TOY, caption_model="up_down_lstm_prune"))
     with torch.no_grad():
         for mask in masks(model).values():
             mask.copy_(torch.randn(mask.shape))
@@ -72,14 +66,14 @@ def test_masks_do_not_fit_a_dense_model() -> None:
 
 def test_first_differences_are_named_with_their_shapes() -> None:
     state = dict(dense().state_dict())
-    state["logit.weight"] = torch.zeros(7, 4)
+    state["logit.weight"] = torch.zeros(7, 8)
     state["extra"] = torch.zeros(())
     del state["ctx2att.bias"]
     with pytest.raises(UserError) as caught:
         dense().load_original(state, "best.pth")
     assert str(caught.value) == (
-        "best.pth does not fit the model: logit.weight 7x4 (expected 9x4), "
-        "ctx2att.bias absent (expected 2), extra scalar (expected absent)"
+        "best.pth does not fit the model: logit.weight 7x8 (expected 11x8), "
+        "ctx2att.bias absent (expected 5), extra scalar (expected absent)"
     )
 
 

@@ -14,37 +14,25 @@ from prunelab.decode.reference import beam_search_plain
 from prunelab.errors import UserError
 from prunelab.mask import MaskSpec, draw_once, freeze, masks
 from prunelab.mask import layers as mask_layers
-from smp_caption.config import ModelConfig
 from smp_caption.model import UpDown, build
 from smp_caption.model.reference import begin_plain, step_plain, teach_plain
 
-SMALL = ModelConfig(
-    vocab_size=13,
-    rnn_size=6,
-    input_encoding_size=5,
-    att_hid_size=4,
-    att_feat_size=7,
-    fc_feat_size=3,
-    max_seq_length=6,
-    drop_prob_lm=0.0,
-)
+from ..toy import TOY, pictures
+
 OPTIONS = DecodeOptions(max_length=6, beam_size=3)
 
 
 def model_with(**changes: Any) -> UpDown:
     torch.manual_seed(1)
-    return build(replace(SMALL, **changes))
+    return build(replace(TOY, **changes))
 
 
 def batch(captions: int = 2) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Three images of 4, 2 and 3 regions in rows of 5, and their captions."""
-    generator = torch.Generator().manual_seed(2)
-    regions = torch.randn(3, 5, 7, generator=generator)
-    lengths = torch.tensor([4, 2, 3])
-    mask = (torch.arange(5) < lengths[:, None]).float()
-    seqs = torch.randint(4, 13, (3 * captions, 6), generator=generator)
+    att, mask, fc = pictures(4, 2, 3).values()
+    seqs = torch.randint(4, TOY.vocab_size, (3 * captions, 6), generator=torch.Generator().manual_seed(2))
     seqs[:, 0], seqs[0, 3:], seqs[1, 5:] = 2, 0, 0
-    return regions * mask[:, :, None], mask, torch.randn(3, 3, generator=generator), seqs
+    return att, mask, fc, seqs
 
 
 VARIANTS: list[dict[str, Any]] = [
@@ -102,7 +90,7 @@ def test_decoding_steps_give_the_log_probs_of_teacher_forcing() -> None:
 
 @pytest.mark.parametrize("changes", VARIANTS)
 def test_names_follow_the_options(changes: dict[str, Any]) -> None:
-    cfg, names = replace(SMALL, **changes), list(model_with(**changes).state_dict())
+    cfg, names = replace(TOY, **changes), list(model_with(**changes).state_dict())
     first = 1 if cfg.use_bn else 0
     assert f"att_embed.{first}.weight" in names
     assert ("att_embed.0.running_mean" in names) == bool(cfg.use_bn)
@@ -160,7 +148,7 @@ def test_columns_of_padding_are_not_computed() -> None:
     model, (att, mask, fc, seqs) = model_with().eval(), batch()
     seqs = torch.cat([seqs, torch.zeros(6, 3).long()], dim=1)
     found = model(att, mask, fc, seqs)
-    assert found.shape == (6, 8, 13)
+    assert found.shape == (6, 8, TOY.vocab_size)
     assert bool((found[:, :6] != 0).all())
     assert not found[:, 6:].any()
     assert torch.equal(found, teach_plain(model, att, mask, fc, seqs)[:, :-1]) or torch.allclose(
@@ -180,9 +168,9 @@ def test_captions_that_images_do_not_divide_and_wrong_features_are_refused() -> 
 
 def test_build_refuses_what_is_not_there() -> None:
     with pytest.raises(UserError, match="'transformer' is not available: expected one of up_down_lstm"):
-        build(replace(SMALL, caption_model="transformer"))
+        build(replace(TOY, caption_model="transformer"))
     with pytest.raises(UserError, match="has no masks"):
-        build(SMALL, MaskSpec())
+        build(TOY, MaskSpec())
 
 
 def test_dropout_acts_in_training_only() -> None:

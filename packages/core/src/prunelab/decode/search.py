@@ -30,18 +30,11 @@ def decode(
     generator: torch.Generator | None = None,
     draw: Draw | None = None,
 ) -> Decoded:
-    """Decode with the method that the options name.
+    """Decode with the method that the options name: `sample`, `beam_search` or `greedy`.
 
-    Args:
-        step: the model's step function.
-        state: what the model made of the images, one row an image.
-        options: samples where ``num_samples`` is above 0, else beams where ``beam_size`` is above 1, else
-            greedy.
-        generator: random numbers of samples.
-        draw: how samples are drawn, see `prunelab.decode.sample.sample`.
-
-    Returns:
-        The captions.
+    Samples where ``options.num_samples`` is above 0, else beams where ``beam_size`` is above 1, else the
+    likeliest tokens; ``options.forbidden`` tokens never. Arguments and captions are those of that function;
+    ``generator`` and ``draw`` are for samples alone.
     """
     if options.forbidden:
         step = _without(step, options.forbidden)

@@ -59,6 +59,11 @@ class Masked(nn.Module):
         """Whether a call made now draws the mask of ``name`` at random (else it is rounded or fixed)."""
         return self.training and self.mask_spec.kind == "supermask" and name not in self._never_sampled
 
+    @property
+    def is_held(self) -> bool:
+        """Whether `draw_once` or `use_samples` makes the calls made now share one sample of each mask."""
+        return self._held is not None
+
     def binary_mask(self, name: str) -> Tensor:
         """The 0/1 mask (bool) that a call made now applies to the weight ``name``; for a supermask only."""
         logits = self.mask_of(name)

@@ -217,7 +217,7 @@ class UpDown(nn.Module):
     def _redraws(self) -> bool:
         """Whether each call of a layer made now draws a mask of its own."""
         return any(
-            layer._held is None and layer.is_sampled(name)
+            not layer.is_held and layer.is_sampled(name)
             for _, layer in masked_layers(self)
             for name in layer.masked_names
         )
