@@ -91,6 +91,14 @@ def test_tensorboard_is_told_to_drop_what_came_after_the_checkpoint(tmp_path):
     assert values == [1.0, 2.0, 3.0]
 
 
+def test_tensorboard_may_draw_figures_elsewhere_than_at_the_step(tmp_path):
+    log = opened(tmp_path, tensorboard=True)
+    log.scalars(8, {"loss": 1.0}, at=2)
+    log.close()
+    assert [e.step for e in events(tmp_path) if e.HasField("summary")] == [2]
+    assert records(tmp_path) == [{"step": 8, "loss": 1.0}]
+
+
 class Counted(torch.Tensor):
     reads = 0
 

@@ -82,12 +82,15 @@ class RunLog:
         else:
             self._console.line(line)
 
-    def scalars(self, step: int, values: Mapping[str, float], **place: float) -> None:
+    def scalars(
+        self, step: int, values: Mapping[str, float], *, at: int | None = None, **place: float
+    ) -> None:
         """Write figures of a step as one JSON line and to TensorBoard.
 
         Args:
             step: the step they belong to.
             values: the figures; infinite ones and nan become strings in JSON.
+            at: where TensorBoard draws them; None: at the step.
             place: more fields of the JSON line (epoch, seconds); not for TensorBoard.
         """
         if not self.writes:
@@ -97,7 +100,7 @@ class RunLog:
         if self._tensorboard:
             events = self._open_events()
             for name, value in values.items():
-                events.add_scalar(name, value, step)
+                events.add_scalar(name, value, step if at is None else at)
 
     def append(self, name: str, line: str) -> None:
         """Add a line to a text file of the run folder, which is cut back when a run goes on."""
@@ -189,15 +192,22 @@ class Figures:
             pending, self._pending = self._pending, {}
             self.write(pending, to_log=self._due(self._log_every), to_console=self._due(self._console_every))
 
-    def write(self, values: Mapping[str, Any], *, to_log: bool = True, to_console: bool = False) -> None:
-        """Write figures now, at the present step."""
+    def write(
+        self,
+        values: Mapping[str, Any],
+        *,
+        to_log: bool = True,
+        to_console: bool = False,
+        at: int | None = None,
+    ) -> None:
+        """Write figures now, as those of the present step; ``at``: where TensorBoard draws them instead."""
         if not self._log.writes or not (to_log or to_console):
             return
         counter, seconds = self._counter, self._clock.seconds
         figures = {name: read(value) for name, value in values.items()}
         if to_log:
             place = {"epoch": counter.epoch, "updates": counter.updates, "seconds": round(seconds, 3)}
-            self._log.scalars(counter.step, figures, **place)
+            self._log.scalars(counter.step, figures, at=at, **place)
         if to_console:
             self._log.progress(counter.step, figures, epoch=counter.epoch, seconds=seconds)
 

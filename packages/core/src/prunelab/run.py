@@ -353,7 +353,7 @@ class Run(AbstractContextManager["Run"]):
         self._log.append(name, line)
 
     def report(
-        self, results: Iterable[tuple[str, Any]], *, tell: Sequence[str] | None = None
+        self, results: Iterable[tuple[str, Any]], *, tell: Sequence[str] | None = None, at: int | None = None
     ) -> dict[str, float]:
         """Run an evaluation and write its figures: JSON lines, TensorBoard and one line for people.
 
@@ -364,6 +364,7 @@ class Run(AbstractContextManager["Run"]):
             results: pairs (name, number or one-element tensor); a generator does its work in here. All ranks
                 give the same figures.
             tell: names of the figures that the line shows; None: all.
+            at: where TensorBoard draws them (the epoch, say); None: at the step.
 
         Returns:
             The figures by name, in order.
@@ -371,7 +372,7 @@ class Run(AbstractContextManager["Run"]):
         with self._clock.paused(), preserved():
             values = {name: read(value) for name, value in results}
         if values:
-            self._figures.write(values)
+            self._figures.write(values, at=at)
             told = {name: v for name, v in values.items() if tell is None or name in tell}
             self.say(f"step {self.step}: " + "  ".join(f"{name} {number(v)}" for name, v in told.items()))
         return values
