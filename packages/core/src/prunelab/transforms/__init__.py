@@ -1,1 +1,37 @@
 """Pictures, with their label maps, on the way to a network."""
+
+from prunelab.transforms.paired import (
+    BGR2RGB,
+    MEAN,
+    RGB2BGR,
+    STD,
+    Compose,
+    Crop,
+    Normalize,
+    RandomGaussianBlur,
+    RandomHorizontalFlip,
+    RandomVerticalFlip,
+    RandRotate,
+    RandScale,
+    Resize,
+    Rng,
+    ToTensor,
+)
+
+__all__ = [
+    "BGR2RGB",
+    "MEAN",
+    "RGB2BGR",
+    "STD",
+    "Compose",
+    "Crop",
+    "Normalize",
+    "RandRotate",
+    "RandScale",
+    "RandomGaussianBlur",
+    "RandomHorizontalFlip",
+    "RandomVerticalFlip",
+    "Resize",
+    "Rng",
+    "ToTensor",
+]
