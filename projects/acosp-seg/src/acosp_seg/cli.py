@@ -1,38 +1,262 @@
-"""The command lines: what was typed, as plain data. A flag that was not typed is not in it."""
+"""The command lines: the original's flags, ours beside them, and what was typed as plain data.
+
+A parser here knows no default: it tells what was typed, and `acosp_seg.lowering` knows the rest.
+"""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import ast
+import inspect
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, fields
 from importlib import metadata
-from typing import Any
+from typing import Any, TypeVar
 
-from acosp_seg.config import PRESETS
-from prunelab.doors import Parser
+from acosp_seg.config import AMP, PRESETS
+from acosp_seg.lowering import CIFAR10, CIFAR10_FLAGS, GROUPS, Raw
+from acosp_seg.options import (
+    EXPORT_FORMATS,
+    CityscapesOptions,
+    ConvertOptions,
+    DemoOptions,
+    ExportOptions,
+    PrepareOptions,
+    StudyOptions,
+)
+from prunelab.doors import Parser, word_bool
+from prunelab.errors import UserError
+
+T = TypeVar("T")
+Reader = Callable[[str], Any]
+Flags = dict[str, Reader | Sequence[str]]
+Docs = dict[str, str]
+
+CIFAR10_ORDER = ("save_dir", "gpu", "lr", "batch_size", "epochs", "sparsity", "pruner_ending_epoch")
+"""The CIFAR-10 program's arguments in the order in which they may stand without their names."""
+
+_MACHINE: Flags = {
+    "device": str,
+    "preset": PRESETS,
+    "amp": AMP,
+    "compile": bool,
+    "channels_last": bool,
+    "max_steps": int,
+    "fake_data": bool,
+    "dry_run": bool,
+    "print_config": bool,
+}
+"""Flags that training and testing share; ``max_steps`` is typed ``--max-steps``."""
 
 
-def parse(command: str, argv: Sequence[str] | None = None) -> dict[str, Any]:
-    """Read the arguments of `train`, `test` or `demo`.
+def docs_of(cls: type) -> Docs:
+    """The docstring of every field of a dataclass, with its default, for ``--help``."""
+    body = ast.parse(inspect.getsource(cls)).body[0]
+    assert isinstance(body, ast.ClassDef)
+    defaults = {f.name: f.default for f in fields(cls)}
+    found = {}
+    for statement, doc in zip(body.body, body.body[1:], strict=False):
+        match statement, doc:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                default = "" if defaults[name] is MISSING else f" (default: {defaults[name]!r})"
+                words = " ".join(text.split()).replace("``", "").replace("`", "")
+                found[name] = (words + default).replace("%", "%%")
+    return found
+
+
+def version() -> str:
+    """The version of this distribution; ``unknown`` where its sources run without being installed."""
+    try:
+        return metadata.version("acosp-seg")
+    except metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def _parser(command: str, summary: str, **options: Any) -> Parser:
+    parser = Parser(
+        f"acosp-seg {command}", summary, version=version(), argument_default=argparse.SUPPRESS, **options
+    )
+    # Taken off the command line by `prunelab.errors.entry` before a parser sees it.
+    parser.add_own_argument("--traceback", action="store_true", help="show where an error comes from")
+    return parser
+
+
+def _own(parser: Parser, docs: Docs, flags: Flags) -> None:
+    """Add flags of ours: ``max_steps`` is typed ``--max-steps``."""
+    for name, kind in flags.items():
+        flag, doc = f"--{name.replace('_', '-')}", docs.get(name)
+        if kind is bool:
+            parser.add_own_argument(flag, action="store_true", help=doc)
+        elif callable(kind):
+            parser.add_own_argument(flag, type=kind, help=doc, metavar=_metavar(kind))
+        else:
+            parser.add_own_argument(flag, choices=kind, help=doc)
+
+
+def _metavar(kind: Reader) -> str:
+    return {int: "N", float: "X", word_bool: "true|false"}.get(kind, "TEXT")
+
+
+def _read(parser: Parser, argv: Sequence[str] | None) -> dict[str, Any]:
+    return vars(parser.parse_args(sys.argv[1:] if argv is None else argv))
+
+
+def _keys() -> str:
+    """What may stand as KEY, for ``--help``."""
+    lines = ["keys of KEY VALUE (those of the original's files too: save_path is output, manual_seed seed):"]
+    for group, cls in GROUPS.items():
+        lines += ["", f"  {group}:"]
+        lines += [f"    {name:24} {doc.replace('%%', '%')}" for name, doc in docs_of(cls).items()]
+    return "\n".join(lines)
+
+
+def _config_parser(command: str, summary: str, own: Flags) -> Parser:
+    parser = _parser(command, summary, epilog=_keys(), formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--config", metavar="FILE", help="YAML file (default with KEY VALUE alone: ADE20K PSPNet-50)"
+    )
+    docs = {name: doc for cls in GROUPS.values() for name, doc in docs_of(cls).items()}
+    docs |= {
+        "print_config": "print the configuration as YAML and stop",
+        "model": "checkpoint of the original or of ours: a file or a folder (default: the file's model_path)",
+    }
+    _own(parser, docs, own | _MACHINE)
+    parser.add_pairs()
+    return parser
+
+
+def _raw(typed: dict[str, Any]) -> Raw:
+    return Raw(
+        config_file=typed.pop("config", None),
+        overrides=tuple(typed.pop("pairs")),
+        print_config=typed.pop("print_config", False),
+        typed=typed,
+    )
+
+
+def parse_train(argv: Sequence[str] | None = None) -> Raw:
+    """Read the command line of ``train``: ``--config FILE``, KEY VALUE pairs, and our flags.
 
     Raises:
-        UserError: an unknown flag or a value that does not fit.
+        UserError: an unknown flag, or a value that a flag does not take.
     """
-    parser = Parser(
-        f"acosp-seg {command}",
-        "ACoSP: segmentation networks that compress themselves while they train",
-        version=metadata.version("acosp-seg"),
-        argument_default=argparse.SUPPRESS,
+    own: Flags = {"tour": bool, "resume": bool, "output": str, "seed": int, "slim_after_pruning": bool}
+    summary = "train a network, dense or pruned; alone: the tour on embedded data"
+    return _raw(_read(_config_parser("train", summary, own), argv))
+
+
+def parse_test(argv: Sequence[str] | None = None) -> Raw:
+    """Read the command line of ``test``: as that of ``train``, with ``--model`` (typed as ``model``).
+
+    Raises:
+        UserError: see `parse_train`.
+    """
+    own: Flags = {"model": str, "output": str, "seed": int}
+    summary = "predict whole pictures and score them; alone: the newest run's own data"
+    return _raw(_read(_config_parser("test", summary, own), argv))
+
+
+def parse_train_cifar10(argv: Sequence[str] | None = None) -> Raw:
+    """Read the command line of ``train_cifar10``: the original's flags in any order, or values in its own.
+
+    Raises:
+        UserError: see `parse_train`; a value that is given twice.
+    """
+    parser = _parser("train_cifar10", "train a ResNet-18 on CIFAR-10, dense or pruned")
+    docs = {name: doc for cls in GROUPS.values() for name, doc in docs_of(cls).items()}
+    kinds = {"save_dir": str, "lr": float, "sparsity": float}
+    for name in CIFAR10_ORDER:
+        field_name = CIFAR10_FLAGS.get(name, name)
+        doc = docs.get(field_name, "number of the GPU").partition(" (default")[0]
+        default = CIFAR10.get(field_name, "")
+        parser.add_argument(
+            *dict.fromkeys((f"--{name}", f"--{name.replace('_', '-')}")),
+            dest=name,
+            type=kinds.get(name, int),
+            help=f"{doc} (default: {default!r})" if default != "" else doc,
+            metavar="VALUE",
+        )
+    parser.add_argument("values", nargs="*", metavar="VALUE", help=f"values of {', '.join(CIFAR10_ORDER)}")
+    docs["print_config"] = "print the configuration as YAML and stop"
+    more: Flags = {"workers": int, "data_root": str, "slim_after_pruning": bool}
+    _own(parser, docs, {"resume": bool, "output": str, "seed": int} | more | _MACHINE)
+    typed = _read(parser, argv)
+    values = typed.pop("values", [])
+    if len(values) > len(CIFAR10_ORDER):
+        raise UserError(f"train_cifar10: unexpected argument {values[len(CIFAR10_ORDER)]!r}")
+    for name, text in zip(CIFAR10_ORDER, values, strict=False):
+        if name in typed:
+            raise UserError(f"train_cifar10: {name} is given twice: {text!r} and {typed[name]!r}")
+        try:
+            typed[name] = kinds.get(name, int)(text)
+        except ValueError as error:
+            raise UserError(f"train_cifar10: {name} is {text!r}, expected a number") from error
+    return Raw(print_config=typed.pop("print_config", False), typed=typed)
+
+
+def _options(cls: type[T], parser: Parser, argv: Sequence[str] | None) -> T:
+    typed = _read(parser, argv)
+    return cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in typed.items()})
+
+
+def parse_demo(argv: Sequence[str] | None = None) -> DemoOptions:
+    """Read the command line of ``demo``: pictures, or ``--config`` and ``--image-dir`` as in the original."""
+    parser, docs = _parser("demo", "segment pictures and paint the classes over them"), docs_of(DemoOptions)
+    parser.add_argument("--config", dest="config_file", metavar="FILE", help=docs["config_file"])
+    parser.add_argument("--image-dir", metavar="PATTERN", help=docs["image_dir"])
+    parser.add_argument(
+        "words", nargs="*", metavar="FILE", help=f"{docs['files']} With --config: KEY VALUE pairs."
     )
-    parser.add_own_argument("--output", help="the run's folder")
-    parser.add_own_argument("--device", help="auto, cpu, cuda")
-    parser.add_own_argument("--dry-run", action="store_true", help="print the config and stop")
-    if command == "train":
-        parser.add_argument("--learning_rate", type=float)
-        parser.add_argument("--batch_size", type=int)
-        parser.add_argument("--epochs", type=int)
-        parser.add_argument("--width", type=int)
-        parser.add_own_argument("--seed", type=int)
-        parser.add_own_argument("--max-steps", type=int)
-        parser.add_own_argument("--resume", action="store_true", help="go on from the newest checkpoint")
-        parser.add_own_argument("--preset", choices=PRESETS)
-    return vars(parser.parse_args(argv))
+    flags: Flags = {"model": str, "output": str, "opacity": float, "preset": PRESETS, "device": str}
+    _own(parser, docs, flags | {"dry_run": bool})
+    typed = _read(parser, argv)
+    words = tuple(typed.pop("words", ()))
+    return DemoOptions(**typed, **{"overrides" if "config_file" in typed else "files": words})
+
+
+def parse_prepare(argv: Sequence[str] | None = None) -> PrepareOptions:
+    """Read the command line of ``prepare``."""
+    parser, docs = _parser("prepare", "make list files and labels of a data set"), docs_of(PrepareOptions)
+    parser.add_argument("dataset", metavar="DATASET", help=docs["dataset"])
+    flags: Flags = {"source": str, "output": str, "val_share": float, "check": bool, "limit": int}
+    _own(parser, docs, flags | {"ignore_label": int, "dry_run": bool})
+    return _options(PrepareOptions, parser, argv)
+
+
+def parse_convert_cityscapes(argv: Sequence[str] | None = None) -> CityscapesOptions:
+    """Read the command line of the original's ``convert_cityscapes``."""
+    parser = _parser("convert_cityscapes", "label ids of Cityscapes into training ids, or back")
+    docs = docs_of(CityscapesOptions)
+    for name in ("input_dir", "output_dir"):
+        parser.add_argument(f"--{name}", required=True, metavar="DIR", help=docs[name])
+    parser.add_argument("--to_19", type=word_bool, metavar="true|false", help=docs["to_19"])
+    parser.add_argument("--img_postfix", metavar="TEXT", help=docs["img_postfix"])
+    _own(parser, docs, {"dry_run": bool})
+    return _options(CityscapesOptions, parser, argv)
+
+
+def parse_convert(argv: Sequence[str] | None = None) -> ConvertOptions:
+    """Read the command line of ``convert``."""
+    parser, docs = _parser("convert", "read a published file of weights"), docs_of(ConvertOptions)
+    parser.add_argument("source", metavar="SRC", help=docs["source"])
+    parser.add_argument("destination", metavar="DST", help=docs["destination"])
+    parser.add_own_argument("--config", dest="config_file", metavar="FILE", help=docs["config_file"])
+    _own(parser, docs, {"dry_run": bool})
+    return _options(ConvertOptions, parser, argv)
+
+
+def parse_export(argv: Sequence[str] | None = None) -> ExportOptions:
+    """Read the command line of ``export``."""
+    parser, docs = _parser("export", "write a model in another format"), docs_of(ExportOptions)
+    parser.add_argument("model", metavar="MODEL", help=docs["model"])
+    flags: Flags = {"format": EXPORT_FORMATS, "output": str, "height": int, "width": int, "dry_run": bool}
+    _own(parser, docs, flags)
+    return _options(ExportOptions, parser, argv)
+
+
+def parse_create_study(argv: Sequence[str] | None = None) -> StudyOptions:
+    """Read the command line of ``create_study``."""
+    parser, docs = _parser("create_study", "write the 75 files of the CamVid study"), docs_of(StudyOptions)
+    _own(parser, docs, {"template": str, "output": str, "name": str, "dry_run": bool})
+    return _options(StudyOptions, parser, argv)

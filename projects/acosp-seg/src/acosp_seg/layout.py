@@ -10,6 +10,10 @@ from __future__ import annotations
 import os
 from pathlib import Path, PurePosixPath
 
+from prunelab.errors import UserError
+
+PROJECT = Path(__file__).resolve().parents[2]
+"""The project's folder, where its sources run from a checkout."""
 RUN_ROOTS = ("/logs/exp", "/semseg/exp", "/code/semseg/exp")
 """Folders of runs in the original's configurations."""
 CHECKOUTS = ("/code/semseg", "/semseg")
@@ -49,3 +53,37 @@ def resolve(path: str | Path) -> Path:
         if pure.is_relative_to(root):
             return Path(pure.relative_to(root))
     return found
+
+
+def find_config(path: str) -> Path:
+    """A configuration file as typed, else in this project's folder, whatever the working folder is."""
+    typed = Path(path)
+    ours = PROJECT / typed
+    return ours if not typed.exists() and ours.exists() else typed
+
+
+def newest_model() -> Path:
+    """The best model of the newest run in the folder of runs.
+
+    Raises:
+        UserError: there is no run.
+    """
+    root = runs_root()
+    found = [place for depth in ("*", "*/*", "*/*/*") for place in root.glob(f"{depth}/best/config.json")]
+    if not found:
+        raise UserError(f"{root} holds no trained model: run `train` first, or name one with --model")
+    return max(found, key=lambda file: file.stat().st_mtime).parent
+
+
+def run_config(model: Path) -> Path:
+    """The configuration of the run that holds a model: ``config.yaml`` in its folder or one above.
+
+    Raises:
+        UserError: there is none.
+    """
+    for folder in (model, *model.resolve().parents[:2]):
+        if (folder / "config.yaml").is_file():
+            return folder / "config.yaml"
+    raise UserError(
+        f"{model}: no config.yaml beside it, expected a model in a run's folder, or --config FILE"
+    )

@@ -18,7 +18,7 @@ from acosp_seg.config import (
     RunOptions,
     TestConfig,
 )
-from acosp_seg.layout import resolve, runs_root
+from acosp_seg.layout import find_config, newest_model, resolve, run_config, runs_root
 from prunelab.config import from_plain, to_plain
 from prunelab.doors import apply_pairs, did_you_mean, read_sections
 from prunelab.errors import UserError
@@ -153,6 +153,30 @@ def lower(raw: Raw) -> Config:
     return lower_file(raw.config_file or BASELINE, raw.overrides, typed)
 
 
+def lower_test(raw: Raw) -> Config:
+    """The configuration that a command line of ``test`` means.
+
+    Without ``--config`` it is that of the run which holds the model, and without a model the newest run's.
+    ``model`` becomes `TestConfig.model_path`, ``output`` the folder of predictions and scores.
+
+    Raises:
+        UserError: see `lower`; no run, or a model without one.
+    """
+    typed = dict(raw.typed)
+    model, output = typed.pop("model", ""), typed.pop("output", "")
+    path = raw.config_file
+    if path is None and (model or not raw.overrides):
+        place = resolve(model) if model else newest_model()
+        model, path = str(place), str(run_config(place))
+        output = output or str(Path(path).parent / "result")
+    if model:
+        typed["model_path"] = model
+    if output:
+        typed["save_folder"] = output
+        typed["result_path"] = str(Path(output) / "results.csv")
+    return lower_file(path or BASELINE, raw.overrides, typed)
+
+
 def lower_file(path: str, overrides: tuple[str, ...] = (), typed: Mapping[str, Any] | None = None) -> Config:
     """The configuration of a YAML file, the original's or that of one of our runs.
 
@@ -165,7 +189,7 @@ def lower_file(path: str, overrides: tuple[str, ...] = (), typed: Mapping[str, A
         UserError: see `lower`.
     """
     typed = dict(typed or {})
-    file = apply_pairs(read_sections(path), overrides, where=path, also=[*GROUP_OF, *ALIASES])
+    file = apply_pairs(read_sections(find_config(path)), overrides, where=path, also=[*GROUP_OF, *ALIASES])
     values = _by_field(file, path)
     preset = typed.get("preset", values.get("preset", "faithful"))
     quirks = _flat(QuirkConfig.of(preset))
@@ -175,13 +199,13 @@ def lower_file(path: str, overrides: tuple[str, ...] = (), typed: Mapping[str, A
     return _build(_flat(Config()) | quirks | implied | values | typed | {"preset": preset}, path)
 
 
-def lower_cifar10(typed: Mapping[str, Any]) -> Config:
+def lower_cifar10(raw: Raw) -> Config:
     """The configuration of ``train_cifar10``: its flags (``save_dir``, ``lr``, ...) or field names.
 
     Raises:
         UserError: see `lower`.
     """
-    named = {CIFAR10_FLAGS.get(name, name): value for name, value in typed.items()}
+    named = {CIFAR10_FLAGS.get(name, name): value for name, value in raw.typed.items()}
     if "gpu" in named:
         named["train_gpu"] = [named.pop("gpu")]
     preset = named.get("preset", "faithful")
@@ -208,7 +232,7 @@ def _lower_tour(typed: dict[str, Any], raw: Raw) -> Config:
 
 
 def _implied(values: Mapping[str, Any], preset: str) -> dict[str, Any]:
-    """What a file of the original says without a key: the data set, initial weights, no pruning, its files."""
+    """What a file of the original means without a key: the data set, initial weights, its own files."""
     arch, root = values.get("arch", "psp"), str(values.get("data_root", ""))
     dataset = values.get("dataset", PurePosixPath(root).name)
     dataset = dataset if dataset in DATASETS else "folder"
