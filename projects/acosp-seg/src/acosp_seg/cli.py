@@ -211,8 +211,8 @@ def parse_demo(argv: Sequence[str] | None = None) -> DemoOptions:
     flags: Flags = {"model": str, "output": str, "opacity": float, "preset": PRESETS, "device": str}
     _own(parser, docs, flags | {"dry_run": bool})
     typed = _read(parser, argv)
-    words = tuple(typed.pop("words", ()))
-    return DemoOptions(**typed, **{"overrides" if "config_file" in typed else "files": words})
+    typed["overrides" if "config_file" in typed else "files"] = tuple(typed.pop("words", ()))
+    return DemoOptions(**typed)
 
 
 def parse_prepare(argv: Sequence[str] | None = None) -> PrepareOptions:

@@ -189,7 +189,7 @@ def lower_file(path: str, overrides: tuple[str, ...] = (), typed: Mapping[str, A
         UserError: see `lower`.
     """
     typed = dict(typed or {})
-    file = apply_pairs(read_sections(find_config(path)), overrides, where=path, also=[*GROUP_OF, *ALIASES])
+    file = _with_pairs(read_sections(find_config(path)), overrides, path)
     values = _by_field(file, path)
     preset = typed.get("preset", values.get("preset", "faithful"))
     quirks = _flat(QuirkConfig.of(preset))
@@ -246,6 +246,20 @@ def _implied(values: Mapping[str, Any], preset: str) -> dict[str, Any]:
         "original_files": preset == "faithful",
         "lr_schedule": "poly",
     }
+
+
+def _with_pairs(file: Mapping[str, Any], overrides: tuple[str, ...], path: str) -> dict[str, Any]:
+    """A file's values with KEY VALUE pairs over them; a key may be any field, whether the file has it or not."""
+    defaults = _flat(Config())
+    known = defaults | {alias: defaults[name] for alias, name in ALIASES.items()}
+    old = {
+        key: float(value) if type(value) is int and type(known.get(key)) is float else value
+        for key, value in file.items()
+    }
+    merged = apply_pairs(known | old, overrides, where=path)
+    typed = [name.split(".")[-1] for name in overrides[::2]]
+    # what was typed comes last: it wins over the same field under its other name
+    return {key: merged[key] for key in [*(k for k in old if k not in typed), *typed]}
 
 
 def _by_field(file: Mapping[str, Any], path: str) -> dict[str, Any]:
