@@ -1,1 +1,32 @@
-"""The networks of acosp-seg, one file each."""
+"""The networks, one file each, and how each is made from a configuration."""
+
+from __future__ import annotations
+
+from acosp_seg.config import ModelConfig
+from acosp_seg.model.network import Network
+from acosp_seg.model.pspnet import PSPNet
+from acosp_seg.model.resnet18 import ResNet18
+from acosp_seg.model.segnet import SegNet
+from prunelab.errors import UserError
+
+NETWORKS = {"psp": PSPNet, "segnet": SegNet, "resnet18": ResNet18}
+"""Networks by the name that a configuration has for them."""
+
+__all__ = ["NETWORKS", "Network", "PSPNet", "ResNet18", "SegNet", "build"]
+
+
+def build(cfg: ModelConfig, *, criterion_ignore: int = 255) -> Network:
+    """Build the network of a configuration, dense, on the default device (under ``torch.device`` on another).
+
+    Its first weights are random; those of trunk or encoder come from the file that ``cfg.pretrained`` names.
+
+    Args:
+        cfg: what is built.
+        criterion_ignore: label that does not count in the loss.
+
+    Raises:
+        UserError: an unknown network, a setting that it does not have, or a file that does not fit.
+    """
+    if cfg.arch not in NETWORKS:
+        raise UserError(f"arch is {cfg.arch!r}, expected one of {', '.join(NETWORKS)}")
+    return NETWORKS[cfg.arch](cfg, criterion_ignore)
