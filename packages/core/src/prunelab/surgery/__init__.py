@@ -1,1 +1,19 @@
 """Make a pruned network smaller: a graph of producers and consumers, keep-lists, slicing, constants."""
+
+from prunelab.surgery.channels import Channels
+from prunelab.surgery.graph import Graph, Node, channel_mask, trace
+from prunelab.surgery.keep import Structure, resize
+from prunelab.surgery.shrink import Keep, Shrunk, shrink
+
+__all__ = [
+    "Channels",
+    "Graph",
+    "Keep",
+    "Node",
+    "Shrunk",
+    "Structure",
+    "channel_mask",
+    "resize",
+    "shrink",
+    "trace",
+]
