@@ -75,7 +75,7 @@ class ModelConfig:
     dropout: float = 0.1
     """Share of whole feature maps that PSPNet's heads drop in training."""
     bins: tuple[int, ...] = (1, 2, 3, 6)
-    """Sides of the grids of PSPNet's pyramid pooling."""
+    """Sides of the grids of PSPNet's pyramid pooling; none: no pyramid."""
     width: int = 64
     """Channels of the first stage, by which all others scale: 64 is published, less is a tiny twin."""
     pretrained: str = ""
@@ -89,7 +89,7 @@ class ModelConfig:
         _one_of("zoom_factor", self.zoom_factor, ZOOMS)
         _share("dropout", self.dropout)
         _at_least("width", self.width, 1)
-        if not self.bins or min(self.bins) < 1:
+        if min(self.bins, default=1) < 1:
             raise UserError(f"bins is {self.bins}, expected whole numbers from 1 on")
 
 

@@ -30,12 +30,20 @@ def runs_root() -> Path:
     return Path(os.environ.get("PRUNELAB_RUNS") or "runs")
 
 
+def _moved(path: PurePosixPath, root: str, name: str = "") -> Path:
+    """A path below one of the original's folders of runs: below the same folder where there is one."""
+    if not os.environ.get("PRUNELAB_RUNS") and Path(root).is_dir():
+        return Path(path)
+    return runs_root() / name / path.relative_to(root)
+
+
 def resolve(path: str | Path) -> Path:
     """The place that a path of a configuration means on this machine.
 
     A path that exists means itself; so does one outside the original's fixed folders. ``/data/X`` lies in
-    PRUNELAB_DATA, ``/logs/exp/X`` in PRUNELAB_RUNS, ``/checkpoints/X`` and ``/cifar10/X`` in folders of that
-    name there; what a checkout of the original held is looked for in the working folder.
+    PRUNELAB_DATA, ``/logs/exp/X`` in PRUNELAB_RUNS (else in ``/logs/exp`` where that exists, else in ``runs``),
+    ``/checkpoints/X`` and ``/cifar10/X`` in folders of that name there; what a checkout of the original held
+    is looked for in the working folder.
     """
     found = Path(path)
     if not found.is_absolute() or found.exists():
@@ -45,10 +53,10 @@ def resolve(path: str | Path) -> Path:
         return data_root() / pure.relative_to("/data")
     for root in RUN_ROOTS:
         if pure.is_relative_to(root):
-            return runs_root() / pure.relative_to(root)
+            return _moved(pure, root)
     for root in ("/checkpoints", "/cifar10"):
         if pure.is_relative_to(root):
-            return runs_root() / pure.relative_to("/")
+            return _moved(pure, root, root[1:])
     for root in CHECKOUTS:
         if pure.is_relative_to(root):
             return Path(pure.relative_to(root))

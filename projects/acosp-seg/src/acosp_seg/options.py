@@ -140,8 +140,8 @@ class StudyOptions:
 
     template: str = "config/camvid/camvid_segnet_base.yaml"
     """Template with the words MODEL, SPARSITY, DURATION, LEARNABLE, SEED and SPARSE."""
-    output: str = "config/camvid/study"
-    """Folder that is written."""
+    output: str = ""
+    """Folder that is written; empty: study beside the template."""
     name: str = ""
     """Write only this one, say segnet_0.5_300; empty: all 75."""
     dry_run: bool = False
