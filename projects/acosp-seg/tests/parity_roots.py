@@ -52,9 +52,9 @@ KNOWN_KINDS = frozenset(
 Test = TypeVar("Test", bound=Callable[..., Any])
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Folder:
-    """One folder of recorded numbers."""
+    """One folder of recorded numbers; the same object for all tests, so that caches may hold it."""
 
     path: Path
     kind: str

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from acosp_seg.config import ModelConfig
+from acosp_seg.model.checkpoint import load_original
 from acosp_seg.model.network import Network
 from acosp_seg.model.pspnet import PSPNet
 from acosp_seg.model.resnet18 import ResNet18
@@ -29,4 +32,8 @@ def build(cfg: ModelConfig, *, criterion_ignore: int = 255) -> Network:
     """
     if cfg.arch not in NETWORKS:
         raise UserError(f"arch is {cfg.arch!r}, expected one of {', '.join(NETWORKS)}")
-    return NETWORKS[cfg.arch](cfg, criterion_ignore)
+    model = NETWORKS[cfg.arch](cfg, criterion_ignore)
+    on_meta = any(parameter.is_meta for parameter in model.parameters())
+    if cfg.pretrained and not on_meta:  # without memory there is nothing to load into
+        load_original(model, Path(cfg.pretrained))
+    return model
