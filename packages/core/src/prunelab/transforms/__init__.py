@@ -17,6 +17,7 @@ from prunelab.transforms.paired import (
     Rng,
     ToTensor,
 )
+from prunelab.transforms.window import RandomCrop
 
 __all__ = [
     "BGR2RGB",
@@ -28,6 +29,7 @@ __all__ = [
     "Normalize",
     "RandRotate",
     "RandScale",
+    "RandomCrop",
     "RandomGaussianBlur",
     "RandomHorizontalFlip",
     "RandomVerticalFlip",

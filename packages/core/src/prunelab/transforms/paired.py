@@ -60,8 +60,8 @@ def check_range(name: str, values: Sequence[float], *, above_zero: bool = False)
     Raises:
         UserError: it is not.
     """
-    if len(values) != 2 or not values[0] < values[1] or (above_zero and values[0] <= 0):
-        rule = "0 < min < max" if above_zero else "min < max"
+    if len(values) != 2 or not values[0] <= values[1] or (above_zero and values[0] <= 0):
+        rule = "0 < min <= max" if above_zero else "min <= max"
         raise UserError(f"{name} is {list(values)}, expected two numbers with {rule}")
 
 
