@@ -56,7 +56,7 @@ def windows(folder: Folder, crop: list[int], **changes: Any) -> Windows:
 def close(folder: Folder, found: torch.Tensor, expected: np.ndarray) -> None:
     assert found.dtype in (torch.float32, torch.float64)
     bound = folder.tolerance["probability_atol"]
-    np.testing.assert_allclose(found.permute(1, 2, 0).numpy(), expected, rtol=0, atol=bound)
+    np.testing.assert_allclose(found.numpy(), expected, rtol=0, atol=bound)
 
 
 @pytest.mark.parity

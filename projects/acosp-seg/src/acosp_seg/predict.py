@@ -1,9 +1,11 @@
 """Sliding windows: what a network says of a picture of any size, at several scales and mirrored.
 
 A picture is scaled so that its longer side is ``scale * base_size``, padded with the mean where it is smaller
-than a window, and cut into windows that overlap by a third. Windows go through the network many at a time,
-each with its mirror image; probabilities are summed where windows overlap, resized to the picture's own size,
-and averaged over the scales. Everything stays on the network's device until the label map is done.
+than a window, and cut into windows that overlap by a third. Each window goes through the network together
+with its mirror image (and with other windows, as far as that is faster); probabilities are summed where
+windows overlap, resized to the picture's own size, and averaged over the scales. On a GPU everything stays
+there until the label map is done. Classes are the last axis in memory: sums, resizing and the choice of a
+class are several times faster so on a CPU.
 
 # B windows, C classes, H, W picture, h, w scaled (and padded) picture, th, tw window
 """
@@ -11,7 +13,7 @@ and averaged over the scales. Everything stays on the network's device until the
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -32,6 +34,9 @@ IMAGENET_MEAN = (123.675, 116.28, 103.53)
 """Of red, green and blue, for values 0..255."""
 IMAGENET_STD = (58.395, 57.12, 57.375)
 """Standard deviation of the same."""
+
+PIXELS_AT_ONCE = {"cpu": 50_000, "cuda": 4_000_000}
+"""Pixels that a batch of windows has at most (but one window at least): more outgrow a CPU's caches."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,18 +59,15 @@ class Windows:
     """Distance of neighbouring windows in windows, rounded up to pixels."""
     flip: bool = True
     """Whether each window's mirror image has a say as well."""
-    batch: int = 4
-    """Windows that go through the network together, each with its mirror image."""
+    batch: int = 0
+    """Windows that go through the network together, each with its mirror image; 0: as many as is fast."""
     double: bool = False
-    """Sum in double precision and resize with OpenCV, as the original does, rather than in single precision
-    on the device; probabilities differ by about 1e-7."""
+    """Sum in double precision and resize with OpenCV on the CPU, as the original does; in single precision,
+    on the device, probabilities differ by about 1e-7."""
 
     def __post_init__(self) -> None:
-        if min(self.crop) < 1 or self.batch < 1:
-            raise UserError(
-                f"test_h, test_w and window_batch are {self.crop[0]}, {self.crop[1]} and {self.batch}; "
-                "expected 1 or more"
-            )
+        if min(self.crop) < 1:
+            raise UserError(f"test_h and test_w are {self.crop[0]} and {self.crop[1]}; expected 1 or more")
         if not 0 < self.stride_rate <= 1:
             raise UserError(f"stride_rate is {self.stride_rate}; expected above 0 and at most 1")
         if not self.scales or min(self.scales) <= 0:
@@ -112,9 +114,13 @@ class Predictor:
     def __init__(self, model: nn.Module, windows: Windows, *, amp: bool = False) -> None:
         self.model, self.windows, self.amp = model, windows, amp
         self.device = next(model.parameters()).device
-        self._sum_dtype = torch.float64 if windows.double else torch.float32
-        self._mean = torch.tensor(windows.mean, device=self.device).view(3, 1, 1)
-        self._std = torch.tensor(windows.std, device=self.device).view(3, 1, 1)
+        most = PIXELS_AT_ONCE["cpu" if self.device.type == "cpu" else "cuda"]
+        pixels = math.prod(windows.crop) * (2 if windows.flip else 1)
+        self.batch = windows.batch or max(most // pixels, 1)
+        # Convolutions on a CPU are faster in this order, the small ones of a pruned network by far.
+        self.format = torch.channels_last if self.device.type == "cpu" else torch.contiguous_format
+        self._mean = torch.tensor(windows.mean, device=self.device)
+        self._std = torch.tensor(windows.std, device=self.device)
 
     @torch.inference_mode()
     def labels(self, image: np.ndarray) -> np.ndarray:
@@ -123,11 +129,14 @@ class Predictor:
         Args:
             image: RGB (H, W, 3), uint8 or float32 in 0..255.
         """
-        return self._summed(image).argmax(dim=0).to(torch.uint8).cpu().numpy()
+        total = self._summed(image)
+        if total.device.type == "cpu":
+            return total.numpy().argmax(axis=2).astype(np.uint8)
+        return total.argmax(dim=2).to(torch.uint8).cpu().numpy()
 
     @torch.inference_mode()
     def probabilities(self, image: np.ndarray) -> Tensor:
-        """Probabilities of the classes, (C, H, W), on the network's device.
+        """Probabilities of the classes, (H, W, C), on the network's device.
 
         Args:
             image: RGB (H, W, 3), uint8 or float32 in 0..255.
@@ -135,7 +144,7 @@ class Predictor:
         return self._summed(image) / len(self.windows.scales)
 
     def _summed(self, image: np.ndarray) -> Tensor:
-        """Sum over the scales, (C, H, W)."""
+        """Sum over the scales, (H, W, C)."""
         picture = image.astype(np.float32)
         size = picture.shape[0], picture.shape[1]
         total: Tensor | None = None
@@ -149,78 +158,84 @@ class Predictor:
 
     @torch.inference_mode()
     def at_scale(self, scaled: np.ndarray, size: Size) -> Tensor:
-        """Probabilities of a picture that has been scaled already, resized to ``size``: (C, H, W).
+        """Probabilities of a picture that has been scaled already, resized to ``size``: (H, W, C).
 
         Args:
             scaled: RGB (h, w, 3), float32 in 0..255.
             size: H, W.
         """
-        x = torch.from_numpy(scaled).to(self.device).permute(2, 0, 1)
-        x = (x - self._mean) / self._std  # (3, h, w)
+        x = (torch.from_numpy(scaled).to(self.device) - self._mean) / self._std
+        high, wide = x.shape[:2]
         crop_h, crop_w = self.windows.crop
-        more_h, more_w = max(crop_h - x.shape[1], 0), max(crop_w - x.shape[2], 0)
+        more_h, more_w = max(crop_h - high, 0), max(crop_w - wide, 0)
         top, left = more_h // 2, more_w // 2
-        # The mean has become 0.
-        padded = F.pad(x, (left, more_w - left, top, more_h - top))
-        whole = self._windows_joined(padded)
-        inner = whole[:, top : top + x.shape[1], left : left + x.shape[2]]
-        return self._resized(inner, size)
+        padded = F.pad(x, (0, 0, left, more_w - left, top, more_h - top))  # 0 is what the mean has become
+        whole = self._joined(padded)
+        return self._resized(whole[top : top + high, left : left + wide], size)
 
-    def _windows_joined(self, x: Tensor) -> Tensor:
-        """Probabilities (C, h, w) of a normalised picture (3, h, w), each the mean of the windows over it."""
+    def _joined(self, x: Tensor) -> Tensor:
+        """Probabilities (h, w, C) of a normalised picture (h, w, 3), each the mean of the windows over it."""
         settings = self.windows
-        high, wide = x.shape[1:]
+        high, wide = x.shape[:2]
         tops, lefts = (
             starts(side, crop, settings.stride_rate)
             for side, crop in zip((high, wide), settings.crop, strict=True)
         )
-        total = torch.zeros(settings.classes, high, wide, dtype=self._sum_dtype, device=self.device)
         places = [self._place(top, left) for top in tops for left in lefts]
-        for some in _chunks(places, settings.batch):
-            for place, found in zip(some, self._of_windows([x[:, *place] for place in some]), strict=True):
-                total[:, *place] += found
-        rows = self._coverage(tops, high, settings.crop[0])
-        columns = self._coverage(lefts, wide, settings.crop[1])
-        return total.div_(rows[:, None] * columns)  # (h, w), how many windows lie over a pixel
+        total: Tensor | None = None
+        for start in range(0, len(places), self.batch):
+            some = places[start : start + self.batch]
+            plain, mirrored = self._of_windows([x[place] for place in some])
+            if total is None:
+                dtype = torch.float64 if settings.double else torch.float32
+                total = torch.zeros(high, wide, settings.classes, dtype=dtype, device=self.device)
+            for number, place in enumerate(some):
+                total[place] += F.softmax(plain[number], dim=2)
+                if mirrored is not None:
+                    total[place] += F.softmax(mirrored[number], dim=2).flip(1)
+        assert total is not None
+        rows = _coverage(tops, high, settings.crop[0])
+        columns = _coverage(lefts, wide, settings.crop[1]) * (2 if settings.flip else 1)
+        counts = (rows[:, None] * columns).to(total)  # (h, w), how often a pixel was summed
+        return total.div_(counts[:, :, None])
 
     def _place(self, top: int, left: int) -> Place:
         return slice(top, top + self.windows.crop[0]), slice(left, left + self.windows.crop[1])
 
-    def _coverage(self, begins: Sequence[int], length: int, crop: int) -> Tensor:
-        """How many windows lie over each row (or column), (length,)."""
-        count = torch.zeros(length, dtype=self._sum_dtype)
-        for begin in begins:
-            count[begin : begin + crop] += 1
-        return count.to(self.device)
-
-    def _of_windows(self, windows: Sequence[Tensor]) -> Tensor:
-        """Probabilities (B, C, th, tw) of normalised windows (3, th, tw), with those of mirror images."""
-        batch = torch.stack(list(windows))
+    def _of_windows(self, windows: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
+        """Logits (B, th, tw, C) of normalised windows (th, tw, 3), and those of the mirror images."""
+        batch = torch.stack(list(windows)).permute(0, 3, 1, 2)  # (B, 3, th, tw)
         if self.windows.flip:
             batch = torch.cat([batch, batch.flip(3)])  # (2 * B, 3, th, tw)
+        batch = batch.contiguous(memory_format=self.format)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp):
             logits = self.model(batch)
         logits = logits.float()
         if logits.shape[2:] != batch.shape[2:]:
             logits = F.interpolate(logits, batch.shape[2:], mode="bilinear", align_corners=True)
-        found = F.softmax(logits, dim=1)
+        logits = logits.permute(0, 2, 3, 1).contiguous()
         if not self.windows.flip:
-            return found
-        plain, mirrored = found.chunk(2)
-        return (plain + mirrored.flip(3)).div_(2)
+            return logits, None
+        plain, mirrored = logits.chunk(2)
+        return plain, mirrored
 
     def _resized(self, found: Tensor, size: Size) -> Tensor:
-        """Resize (C, h, w) to (C, H, W); a picture of that size already is handed on."""
-        if found.shape[1:] == size:
+        """Resize (h, w, C) to (H, W, C); a picture of that size already is handed on."""
+        if found.shape[:2] == size:
             return found
-        if not self.windows.double:
-            return F.interpolate(found.unsqueeze(0), size, mode="bilinear", align_corners=False)[0]
-        array = np.ascontiguousarray(found.permute(1, 2, 0).cpu().numpy())  # (h, w, C)
+        if self.device.type != "cpu" and not self.windows.double:
+            channels = found.permute(2, 0, 1).unsqueeze(0)
+            resized = F.interpolate(channels, size, mode="bilinear", align_corners=False)[0]
+            return resized.permute(1, 2, 0)
+        array = np.ascontiguousarray(found.cpu().numpy())
         resized = cv2.resize(array, (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
         resized = resized.reshape(*size, -1)  # OpenCV drops the last axis of a single class
-        return torch.from_numpy(resized).permute(2, 0, 1).to(self.device)
+        return torch.from_numpy(resized).to(self.device)
 
 
-def _chunks(places: Sequence[Place], size: int) -> Iterator[Sequence[Place]]:
-    for start in range(0, len(places), size):
-        yield places[start : start + size]
+def _coverage(begins: Sequence[int], length: int, crop: int) -> Tensor:
+    """How many windows lie over each row (or column), (length,)."""
+    count = torch.zeros(length)
+    for begin in begins:
+        count[begin : begin + crop] += 1
+    return count
