@@ -11,6 +11,7 @@ import inspect
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, fields
+from functools import cache
 from importlib import metadata
 from typing import Any, TypeVar
 
@@ -50,6 +51,7 @@ _MACHINE: Flags = {
 """Flags that training and testing share; ``max_steps`` is typed ``--max-steps``."""
 
 
+@cache
 def docs_of(cls: type) -> Docs:
     """The docstring of every field of a dataclass, with its default, for ``--help``."""
     body = ast.parse(inspect.getsource(cls)).body[0]

@@ -41,7 +41,7 @@ def resolve(path: str | Path) -> Path:
     """The place that a path of a configuration means on this machine.
 
     A path that exists means itself; so does one outside the original's fixed folders. ``/data/X`` lies in
-    PRUNELAB_DATA, ``/logs/exp/X`` in PRUNELAB_RUNS (else in ``/logs/exp`` where that exists, else in ``runs``),
+    PRUNELAB_DATA; ``/logs/exp/X`` in PRUNELAB_RUNS, else in ``/logs/exp`` where that exists, else in ``runs``;
     ``/checkpoints/X`` and ``/cifar10/X`` in folders of that name there; what a checkout of the original held
     is looked for in the working folder.
     """
