@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from prunelab.mask.packed_cli import load_state
+from prunelab.mask.files import load_state
 from smp_caption.options import TestOptions
 from smp_caption.test import test as score
 

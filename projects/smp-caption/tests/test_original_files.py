@@ -15,7 +15,7 @@ import torch
 
 from prunelab.errors import UserError
 from prunelab.mask import masks
-from prunelab.mask.packed_cli import load_state
+from prunelab.mask.files import load_state
 from smp_caption import convert, export, original
 from smp_caption.captioner import Captioner
 from smp_caption.cli import ALL_GROUPS

@@ -14,7 +14,7 @@ import torch
 import yaml
 
 from prunelab.mask import packed
-from prunelab.mask.packed_cli import load_state
+from prunelab.mask.files import load_state
 from smp_caption import original, train
 from smp_caption.captioner import Captioner
 from smp_caption.config import Config

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from prunelab.errors import UserError
+from prunelab.mask.files import load_state
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -173,7 +174,8 @@ def load_weights(network: nn.Module, path: Path) -> None:
         UserError: no such file, not a weights file, or a tensor of the network is missing or has another
         shape.
     """
-    state = {_plain_name(key): value for key, value in read_state(path).items()}
+    found, _ = load_state(path, inside=("state_dict", "model"))
+    state = {key.removeprefix("module."): value for key, value in found.items()}
     target = network.network if isinstance(network, LastMaps) else network
     expected = target.state_dict()
     wrong = [
@@ -186,35 +188,3 @@ def load_weights(network: nn.Module, path: Path) -> None:
             f"{path} does not fit the backbone ({len(wrong)} tensors differ): {'; '.join(wrong[:3])}"
         )
     target.load_state_dict({key: state.get(key, value) for key, value in expected.items()})
-
-
-def read_state(path: Path) -> dict[str, Tensor]:
-    """Read a state dict from a safetensors or PyTorch file, also where it stands under ``state_dict``.
-
-    Raises:
-        UserError: no such file, a damaged one, or one of something else.
-    """
-    if not path.is_file():
-        raise UserError(f"no weights file {path}")
-    if path.suffix == ".safetensors":
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        try:
-            return load_file(path)
-        except (SafetensorError, OSError) as error:
-            raise UserError(f"{path} is not a whole safetensors file: {error}") from error
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise UserError(f"{path} is not a PyTorch weights file: {error}") from error
-    for key in ("state_dict", "model"):
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-    if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
-        raise UserError(f"{path} holds no state dict: expected names mapped to tensors")
-    return content
-
-
-def _plain_name(key: str) -> str:
-    return key.removeprefix("module.")

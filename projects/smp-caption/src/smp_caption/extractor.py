@@ -22,8 +22,9 @@ from prunelab.config import from_plain
 from prunelab.data.synthetic import find_regions
 from prunelab.errors import UserError
 from prunelab.hub import load_state
+from prunelab.mask import files
 from prunelab.util import read_json
-from smp_caption.backbones import IMAGENET_MEAN, IMAGENET_STD, build_backbone, read_state
+from smp_caption.backbones import IMAGENET_MEAN, IMAGENET_STD, build_backbone
 
 CONFIG_FILE = "extractor.json"
 WEIGHTS_FILE = "extractor.safetensors"
@@ -197,7 +198,7 @@ class Extractor:
         if config.backbone.startswith(SHAPES):
             return ShapeExtractor(int(config.backbone.partition(":")[2]))
         extractor = cls(config, build_backbone(config.backbone, None), device)
-        state = read_state(weights)
+        state, _ = files.load_state(weights)
         if not {"mean", "std"} <= state.keys():
             raise UserError(f"{weights}: mean or std is missing, expected the weights of {file}")
         extractor.mean, extractor.std = state.pop("mean"), state.pop("std")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,67 +11,11 @@ from torch import Tensor
 
 from prunelab.errors import UserError
 from prunelab.mask import packed
+from prunelab.mask.files import load_state
 from prunelab.mask.packed_codec import SparseTensor, drop, negative_zeros, same_bits, to_sparse
 from prunelab.util import atomic_write, human_bytes
 
-_PICKLES = (b"PK\x03\x04", b"\x80")  # torch.save's zip and its older plain form
 _NOT_IN_SAFETENSORS = (torch.complex128,)
-
-
-def load_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read a state dict, recognised by content: safetensors, torch's ``.pth``, or a packed file.
-
-    Args:
-        path: the file, or a model folder that holds ``model.safetensors``.
-
-    Returns:
-        Name to tensor (sparse ones stay sparse, except in a packed file), and the file's metadata.
-
-    Raises:
-        UserError: missing, unreadable, of another kind, or with something in it that is no tensor.
-    """
-    if path.is_dir():
-        path = path / "model.safetensors"
-    try:
-        with path.open("rb") as file:
-            head = file.read(16)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}): expected a file of weights") from error
-    if head.startswith(packed.MAGIC):
-        opened = packed.PackedFile(path)
-        return opened.dense(), opened.metadata
-    if head[8:9] == b"{":
-        return _load_safetensors(path)
-    if head.startswith(_PICKLES):
-        return _load_pth(path), {}
-    raise UserError(f"{path}: is no file of weights: expected safetensors, a torch .pth or a packed file")
-
-
-def _load_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError, AttributeError) as error:
-        raise UserError(f"{path}: is no whole safetensors file ({error})") from error
-
-
-def _load_pth(path: Path) -> dict[str, Tensor]:
-    try:
-        with warnings.catch_warnings():
-            # torch announces that it checks sparse tensors, which is what we want of it.
-            warnings.simplefilter("ignore")
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises half a dozen kinds for a damaged or forbidden file
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"{path}: cannot be loaded with weights_only=True ({reason})") from error
-    if not isinstance(state, Mapping):
-        raise UserError(f"{path}: holds a {type(state).__name__}: expected a state dict")
-    for name, value in state.items():
-        if not isinstance(name, str) or not isinstance(value, Tensor):
-            raise UserError(f"{path}: entry {name!r} is a {type(value).__name__}: expected tensors by name")
-    return dict(state)
 
 
 def pack(inp: Path, out: Path, *, merge_zeros: bool = False) -> None:
@@ -85,7 +27,7 @@ def pack(inp: Path, out: Path, *, merge_zeros: bool = False) -> None:
         merge_zeros: write ``-0.0`` as ``0.0``; the only thing that would not come back bit for bit.
 
     Raises:
-        UserError: see `load_state` and `prunelab.mask.packed.pack`.
+        UserError: see `prunelab.mask.files.load_state` and `prunelab.mask.packed.pack`.
     """
     _check_paths(inp, out)
     state, metadata = load_state(inp)
@@ -152,7 +94,7 @@ def describe(path: Path) -> dict[str, Any]:
         ``kept``, ``sparsity`` and (packed files) ``bytes``.
 
     Raises:
-        UserError: see `load_state`.
+        UserError: see `prunelab.mask.files.load_state`.
     """
     rows = []
     opened = packed.PackedFile(path) if _is_packed(path) else None
