@@ -1,0 +1,171 @@
+"""Rows of the soft masks: what they add to a training step of the dense network, in time and in memory."""
+
+from __future__ import annotations
+
+import copy
+import multiprocessing
+import statistics
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from acosp.pruner import SoftTopKPruner
+from acosp.soft_topk import SigmoidSoftTopK
+from acosp_seg.bench_mask_reference import PlainSoftMask, mask_plainly
+from acosp_seg.config import ModelConfig
+from acosp_seg.model import Network, build
+from prunelab.bench import Figure, Result, Row, Skip, compare
+
+SPARSITY = 0.5
+MEBI = 2**20
+SIDES = ("ours", "reference", "dense")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """What is trained."""
+
+    height: int = 360
+    width: int = 480
+    batch: int = 2
+    classes: int = 11
+    planes: int = 64
+
+    @property
+    def words(self) -> str:
+        """For a row's name."""
+        return f"SegNet {self.height}x{self.width} batch {self.batch}"
+
+
+def make_model(side: str, size: Size) -> Network:
+    """The network of a side, the same weights and logits in all of them."""
+    torch.manual_seed(0)
+    model = build(ModelConfig(arch="segnet", classes=size.classes, width=size.planes))
+    if side == "dense":
+        return model
+    plain = mask_plainly(copy.deepcopy(model), sparsity=SPARSITY)
+    if side == "reference":
+        assert isinstance(plain, Network)
+        return plain
+    SoftTopKPruner(SPARSITY, ending_epoch=1).configure_model(model)
+    with torch.no_grad():
+        for mine, theirs in zip(logits_of(model), logits_of(plain), strict=True):
+            mine.copy_(theirs)
+    return model
+
+
+def logits_of(model: nn.Module) -> list[Tensor]:
+    """The mask logits of a side, layer by layer."""
+    return [m.weight for m in model.modules() if isinstance(m, SigmoidSoftTopK | PlainSoftMask)]
+
+
+def make_step(side: str, size: Size) -> Callable[[], dict[str, Any]]:
+    """A function that makes one training step: losses, backward, SGD with momentum."""
+    model = make_model(side, size).train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9, weight_decay=5e-4)
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(size.batch, 3, size.height, size.width, generator=generator)
+    y = torch.randint(0, size.classes, (size.batch, size.height, size.width), generator=generator)
+
+    def step() -> dict[str, Any]:
+        optimizer.zero_grad(set_to_none=True)
+        _, loss, _ = model.losses(x, y)
+        loss.backward()
+        optimizer.step()
+        # The last step's gradients stay alive in every side, as in a training.
+        return {"side": side, "loss": loss.item(), "logits": [w.grad for w in logits_of(model)]}
+
+    return step
+
+
+def agree(found: dict[str, Any], expected: dict[str, Any]) -> bool:
+    """Whether loss and gradients of the logits are the reference's; a dense step has other ones."""
+    if found["side"] == "dense":
+        return True
+    ours = torch.cat([grad.flatten() for grad in found["logits"]])
+    theirs = torch.cat([grad.flatten() for grad in expected["logits"]])
+    difference = (ours - theirs).norm() / theirs.norm()
+    return abs(found["loss"] - expected["loss"]) < 1e-4 and bool(difference < 1e-2)
+
+
+def step_time(size: Size | None = None) -> list[Result]:
+    """A soft-masked step beside the plain way and the dense one, and what each adds to the dense one."""
+    size = size or Size()
+    steps = {side: make_step(side, size) for side in SIDES}
+    note = f"float32, sparsity {SPARSITY:g}, SGD included; the plain way masks activations, layer by layer"
+    row = compare(
+        f"soft-masked training step, {size.words}",
+        steps["ours"],
+        steps["reference"],
+        agree,
+        extra={"dense": steps["dense"]},
+        work=size.batch,
+        unit="pictures",
+        note=note,
+    )
+    dense = row.extra[0].seconds
+    figure = Figure(
+        name="soft-masked step / dense step",
+        ours=_median_ratio(row.ours.seconds, dense),
+        reference=_median_ratio(row.reference.seconds, dense),
+        unit="x",
+        at_most=1.08,
+        note="median over the rounds of the ratio within a round",
+    )
+    return [row, figure]
+
+
+def _median_ratio(some: tuple[float, ...], others: tuple[float, ...]) -> float:
+    return statistics.median(one / other for one, other in zip(some, others, strict=True))
+
+
+def _resident(key: str) -> int:
+    """A size of this process's memory in bytes: ``VmRSS`` now, ``VmHWM`` at its peak."""
+    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
+        name, _, value = line.partition(":")
+        if name == key:
+            return int(value.split()[0]) * 1024
+    raise Skip(f"/proc/self/status has no {key}")
+
+
+def peak_of(side: str, size: Size, threads: int) -> int:
+    """Bytes that this process needed at its peak for two steps, beyond what it had before the model."""
+    torch.set_num_threads(threads)
+    make_step("dense", Size(height=32, width=32, planes=8))()  # what libraries set up once
+    before = _resident("VmRSS")
+    step = make_step(side, size)
+    for _ in range(2):  # in the second, momentum is there from the start
+        step()
+    return _resident("VmHWM") - before
+
+
+def step_memory(size: Size | None = None) -> list[Result]:
+    """Peak memory of a training step, a fresh process a side."""
+    size = size or Size()
+    if not Path("/proc/self/status").exists():
+        raise Skip("the peak of resident memory is read from /proc/self/status")
+    peaks: dict[str, int] = {}
+    for side in SIDES:
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+            peaks[side] = pool.submit(peak_of, side, size, torch.get_num_threads()).result()
+    figure = Figure(
+        name=f"peak memory of a soft-masked step / dense, {size.words}",
+        ours=peaks["ours"] / peaks["dense"],
+        reference=peaks["reference"] / peaks["dense"],
+        unit="x",
+        at_most=1.05,
+        note="resident memory of a fresh process at its peak, less what it had before the model: "
+        + ", ".join(f"{side} {peak / MEBI:,.0f} MiB" for side, peak in peaks.items()),
+    )
+    return [figure]
+
+
+ROWS: dict[str, Callable[[], Row | Figure | list[Result]]] = {
+    "soft-mask-step": step_time,
+    "soft-mask-memory": step_memory,
+}
