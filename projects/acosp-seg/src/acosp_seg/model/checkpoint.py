@@ -164,9 +164,9 @@ def _plain_names(path: Path, state: Mapping[Any, Any]) -> dict[str, Tensor]:
 def load_original(model: nn.Module, path: StrPath) -> LoadReport:
     """Load a file into a network, in place, and bring the network's masks to the kind that the file has.
 
-    Weights without masks go into a masked network too: its masks stay. Soft masks that had to be made for the
-    file keep as many channels as their stored values sum up to, since a file does not say how many are to be
-    kept; a network that is to be trained further gets its masks from the pruner first.
+    Weights without masks go into a masked network too: its masks stay. Soft masks that have to be made for
+    the file keep as many channels as their stored values say (all, before the first training step) and have
+    no schedule; a network that is to be trained further gets its masks from the pruner first.
 
     Args:
         model: one of this project's networks, or any with the file's names.
@@ -284,7 +284,8 @@ def _soft_facts(state: Mapping[str, Tensor], name: str) -> dict[str, Any]:
     """What a soft mask needs besides its values; what a file does not say is as a pruner starts."""
     mask, order = state[name + _MASK], list(state)
     return {
-        "k": min(max(round(mask.sum().item()), 1), len(mask)),
+        # Just k logits lie above the level at which the sigmoid is one half.
+        "k": max(int((mask > 0.5).sum()), 1),
         # Logits that are learned are parameters, which a state dict lists before the mask.
         "learnable": order.index(f"{name}.1.weight") < order.index(name + _MASK),
         "temperature": 1.0,

@@ -11,16 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from acosp_seg.config import ModelConfig
+from acosp_seg.config import STRIDE, ModelConfig
 from acosp_seg.model.network import Groups, Network, unprunable
 from acosp_seg.model.resnet import trunk
 from prunelab.errors import UserError
-
-STRIDE = 8
-"""Input pixels in one pixel of the features."""
-
-ZOOMS = (1, 2, 4, 8)
-"""Sizes that logits can be brought to, in pixels for each pixel of the features."""
 
 
 class PyramidPooling(nn.Module):
@@ -70,26 +64,23 @@ class PSPNet(Network):
     """Logits of every pixel from an input whose sides are 8n+1 pixels.
 
     Args:
-        cfg: layers, classes, base width, bins (none: no pyramid), dropout, zoom factor.
+        cfg: layers, classes, base width, bins, dropout, zoom factor.
         criterion_ignore: label that does not count in the loss.
         deep_base: see `acosp_seg.model.resnet.trunk`.
 
     Raises:
-        UserError: layers or a zoom factor that do not exist.
+        UserError: a number of layers that does not exist.
     """
 
     def __init__(self, cfg: ModelConfig, criterion_ignore: int = 255, *, deep_base: bool = True) -> None:
         super().__init__(cfg, criterion_ignore)
-        if cfg.zoom_factor not in ZOOMS:
-            raise UserError(f"zoom_factor is {cfg.zoom_factor}, expected one of {', '.join(map(str, ZOOMS))}")
         self.deep_base = deep_base
         width = cfg.width
         parts = trunk(cfg.layers or 50, width, deep_base=deep_base)
         self.layer0, self.layer1, self.layer2, self.layer3, self.layer4 = parts
         channels = 32 * width
-        self.ppm = PyramidPooling(channels, cfg.bins) if cfg.bins else None
-        channels = self.ppm.channels if self.ppm is not None else channels
-        self.cls = _head(channels, 8 * width, cfg.classes, cfg.dropout)
+        self.ppm = PyramidPooling(channels, cfg.bins)
+        self.cls = _head(self.ppm.channels, 8 * width, cfg.classes, cfg.dropout)
         self.aux = _head(16 * width, 4 * width, cfg.classes, cfg.dropout)
 
     def check_input(self, x: Tensor) -> None:
@@ -105,7 +96,7 @@ class PSPNet(Network):
                     f"input {name} is {size}, expected 8n + 1 for PSPNet: "
                     f"the nearest are {near[0]} and {near[1]}"
                 )
-        if self.training and x.shape[0] == 1 and self.ppm is not None and min(self.cfg.bins) == 1:
+        if self.training and x.shape[0] == 1 and min(self.cfg.bins) == 1:
             norm = self.ppm.get_submodule("features.0.2")
             if type(norm) is nn.BatchNorm2d:  # one that is shared by processes sees their batches too
                 raise UserError(
@@ -115,16 +106,12 @@ class PSPNet(Network):
 
     def groups(self) -> Groups:
         """The trunk at the base rate, pyramid and heads at the higher one."""
-        new = ("ppm", "cls", "aux") if self.ppm is not None else ("cls", "aux")
-        return tuple(f"layer{i}" for i in range(5)), new
+        return tuple(f"layer{i}" for i in range(5)), ("ppm", "cls", "aux")
 
     def _trunk(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(B, 3, H, W) to the last two stages' features (B, F/2, h, w) and (B, F, h, w)."""
         third = self.layer3(self.layer2(self.layer1(self.layer0(x))))
         return third, self.layer4(third)
-
-    def _logits(self, features: Tensor) -> Tensor:
-        return self.cls(self.ppm(features) if self.ppm is not None else features)
 
     def _zoomed(self, logits: Tensor, x: Tensor) -> Tensor:
         """Logits (B, K, h, w) at ``zoom_factor`` pixels for each of theirs; at 8 that is the input's size."""
@@ -136,7 +123,7 @@ class PSPNet(Network):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, 3, H, W) to logits (B, K, H, W) at a zoom factor of 8, else smaller."""
-        return self._zoomed(self._logits(self._trunk(x)[1]), x)
+        return self._zoomed(self.cls(self.ppm(self._trunk(x)[1])), x)
 
     def losses(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Predictions, main loss and the auxiliary head's loss; both are means over pixels that count.
@@ -151,6 +138,6 @@ class PSPNet(Network):
         step = STRIDE // self.cfg.zoom_factor
         y = y[:, ::step, ::step]
         third, fourth = self._trunk(x)
-        logits = self._zoomed(self._logits(fourth), x)
+        logits = self._zoomed(self.cls(self.ppm(fourth)), x)
         auxiliary = self._zoomed(self.aux(third), x)
         return logits.detach().argmax(dim=1), self.criterion(logits, y), self.criterion(auxiliary, y)
