@@ -1,8 +1,10 @@
 """Make a pruned network smaller: a graph of producers and consumers, keep-lists, slicing, constants."""
 
 from prunelab.surgery.channels import Channels
+from prunelab.surgery.compact import compact
 from prunelab.surgery.graph import Graph, Node, channel_mask, trace
 from prunelab.surgery.keep import Structure, resize
+from prunelab.surgery.program import Program
 from prunelab.surgery.shrink import Keep, Shrunk, shrink
 
 __all__ = [
@@ -10,9 +12,11 @@ __all__ = [
     "Graph",
     "Keep",
     "Node",
+    "Program",
     "Shrunk",
     "Structure",
     "channel_mask",
+    "compact",
     "resize",
     "shrink",
     "trace",

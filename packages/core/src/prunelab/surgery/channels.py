@@ -41,7 +41,8 @@ class Channels:
 
     Args:
         graph: The graph.
-        couple_indices: An unpooled tensor has the channels of the indices too, so that both shrink alike.
+        couple_indices: An unpooled tensor has the channels of its values and of its indices, so that all
+            shrink alike; False: it has channels of its own.
     """
 
     def __init__(self, graph: Graph, *, couple_indices: bool = True) -> None:
@@ -127,8 +128,9 @@ class Channels:
             case "cat":
                 return [channel for source in sources for channel in source]
             case "unpool":
-                if self._couple_indices:
-                    self._join(sources[0], sources[1])
+                if not self._couple_indices:
+                    return self._new(node.channels)
+                self._join(sources[0], sources[1])
                 return sources[0]
         for source in sources:
             self._fix(source)
