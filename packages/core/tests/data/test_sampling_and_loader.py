@@ -1,3 +1,4 @@
+import multiprocessing
 import random
 from itertools import islice
 
@@ -167,11 +168,15 @@ def test_a_users_mistake_in_a_worker_arrives_as_the_same_single_line(workers: in
     bad = make_loader(
         NoisySet(100), batch_size=50, collate=collate, seed=0, shuffle=False, drop_last=False, workers=workers
     )
+    others = set(multiprocessing.active_children())
     batches = iter(bad)
     next(batches)
     with pytest.raises(UserError) as caught:
         next(batches)
     assert str(caught.value) == "pictures/99.jpg is not a picture; expected a JPEG"
+    # Nothing waits for the garbage collector, although the exception is held.
+    assert set(multiprocessing.active_children()) <= others
+    assert len(next(iter(bad))) == 50 * 4 + 3
 
 
 def test_more_workers_than_cores_and_pinned_memory_without_an_accelerator_do_not_warn():

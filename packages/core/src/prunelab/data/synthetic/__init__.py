@@ -1,8 +1,8 @@
 """Embedded data: one generator of pictures and their truth, written in the layouts of real sets."""
 
-from prunelab.data.synthetic import captions
+from prunelab.data.synthetic import captions, streets
 from prunelab.data.synthetic.cached import cache_folder, cached
 from prunelab.data.synthetic.regions import find_regions
 from prunelab.data.synthetic.scenes import Scene, Thing, make_scene
 
-__all__ = ["Scene", "Thing", "cache_folder", "cached", "captions", "find_regions", "make_scene"]
+__all__ = ["Scene", "Thing", "cache_folder", "cached", "captions", "find_regions", "make_scene", "streets"]

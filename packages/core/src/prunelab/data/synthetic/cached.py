@@ -12,13 +12,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from prunelab.data.synthetic import captions
+from prunelab.data.synthetic import captions, streets
 from prunelab.errors import UserError
 from prunelab.util import StrPath, read_json, sha256_file, write_json
 
 MANIFEST = "manifest.json"
 
-_KINDS: dict[str, tuple[Callable[..., Path], int]] = {"captions": (captions.write, captions.VERSION)}
+_KINDS: dict[str, tuple[Callable[..., Path], int]] = {
+    "captions": (captions.write, captions.VERSION),
+    "streets": (streets.write, streets.VERSION),
+}
 
 
 def cache_folder(cache_dir: StrPath | None = None) -> Path:
@@ -48,7 +51,7 @@ def cached(kind: str, *, cache_dir: StrPath | None = None, **params: int) -> Pat
     Several processes may ask at once: each makes its own, and the first that is ready is kept.
 
     Args:
-        kind: ``captions``.
+        kind: ``captions`` or ``streets``.
         cache_dir: see `cache_folder`.
         params: arguments of the set's writer, e.g. ``seed=0, train=480``.
 

@@ -1,0 +1,108 @@
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from prunelab.data.cifar import BATCHES, CLASSES, find, open_cifar10
+from prunelab.errors import UserError
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (12, 32, 32, 3), dtype=np.uint8)
+LABELS = [i % 10 for i in range(12)]
+
+
+def dump(path: Path, content: object) -> None:
+    with path.open("wb") as file:
+        pickle.dump(content, file, protocol=2)  # noqa: TID251 - the official files are pickles
+
+
+def batches(folder: Path) -> Path:
+    place = folder / BATCHES
+    place.mkdir()
+    planes = IMAGES.transpose(0, 3, 1, 2).reshape(12, -1)
+    for name, part in (
+        ("data_batch_1", slice(0, 6)),
+        ("data_batch_2", slice(6, 12)),
+        ("test_batch", slice(4)),
+    ):
+        dump(place / name, {b"data": planes[part], b"labels": LABELS[part], b"batch_label": name.encode()})
+    return place
+
+
+def folders(root: Path) -> Path:
+    for split in ("train", "test"):
+        for number, name in enumerate(CLASSES):
+            (root / split / name).mkdir(parents=True)
+            Image.fromarray(IMAGES[number]).save(root / split / name / f"{split}.png")
+    return root
+
+
+def test_the_official_batches_are_read_in_order(tmp_path):
+    place = batches(tmp_path)
+    for folder in (tmp_path, place):
+        train, test = (open_cifar10(folder, split) for split in ("train", "test"))
+        assert np.array_equal(train.images, IMAGES)
+        assert train.labels.tolist() == LABELS
+        assert len(test) == 4
+        assert test.images.flags.c_contiguous
+
+
+def test_folders_of_pictures_are_read_by_class(tmp_path):
+    train = open_cifar10(folders(tmp_path), "train")
+    assert np.array_equal(train.images, IMAGES[:10])
+    assert train.labels.tolist() == list(range(10))
+    Image.fromarray(IMAGES[0][:8]).save(tmp_path / "test/cat/small.png")
+    with pytest.raises(UserError, match=r"small\.png: picture of 8x32, expected 32x32"):
+        open_cifar10(tmp_path, "test")
+    (tmp_path / "test/cat").rename(tmp_path / "test/lion")
+    with pytest.raises(UserError, match=r"test: folders .*lion.*; expected airplane, .* truck"):
+        open_cifar10(tmp_path, "test")
+
+
+def test_a_folder_without_cifar_is_refused(tmp_path):
+    assert find(tmp_path) is None
+    with pytest.raises(UserError, match="no CIFAR-10 in it; expected cifar-10-batches-py, or folders train"):
+        open_cifar10(tmp_path, "train")
+    with pytest.raises(UserError, match="split is 'val'"):
+        open_cifar10(tmp_path, "val")
+    batches(tmp_path)
+    for file in (tmp_path / BATCHES).glob("data_batch_*"):
+        file.unlink()
+    with pytest.raises(UserError, match=r"data_batch_\*: no such file"):
+        open_cifar10(tmp_path, "train")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({b"labels": [1]}, "not a batch of CIFAR-10; expected data of 3072 bytes"),
+        ({b"data": np.zeros((2, 100), np.uint8), b"labels": [1, 2]}, "expected data of 3072 bytes"),
+        ({b"data": np.zeros((2, 3072), np.uint8), b"labels": [1]}, "expected one label from 0 to 9"),
+        ({b"data": np.zeros((1, 3072), np.uint8), b"labels": [10]}, "expected one label from 0 to 9"),
+        ({b"data": np.zeros((1, 3072)), b"labels": [1]}, "expected one label from 0 to 9"),
+        ([1], "not a batch of CIFAR-10"),
+        (Path("x"), r"refused: the pickle names pathlib"),
+    ],
+)
+def test_a_file_that_is_no_batch_is_refused(tmp_path, content, message):
+    dump(batches(tmp_path) / "test_batch", content)
+    with pytest.raises(UserError, match=message):
+        open_cifar10(tmp_path, "test")
+
+
+@pytest.mark.data
+def test_real_pictures_are_read_in_both_layouts(real_data, tmp_path):
+    unpack = real_data / "cifar10" / "unpack.py"
+    if not unpack.is_file():
+        pytest.skip(f"needs real data: {unpack} is missing")
+    sizes = ["--train", "3", "--test", "2", "--parts", "test,train_a"]
+    for layout in ("folder", "pickle"):
+        command = [sys.executable, str(unpack), str(tmp_path / layout), "--layout", layout, *sizes]
+        subprocess.run(command, check=True, capture_output=True)
+        train, test = (open_cifar10(tmp_path / layout, split) for split in ("train", "test"))
+        assert np.bincount(train.labels).tolist() == [3] * 10
+        assert np.bincount(test.labels).tolist() == [2] * 10
+        assert train.images.std() > 30
