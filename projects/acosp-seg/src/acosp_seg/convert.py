@@ -1,0 +1,102 @@
+"""``convert``: a published file of weights, as a model folder of ours."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from acosp_seg.cli import parse_convert
+from acosp_seg.config import Config, ModelConfig
+from acosp_seg.layout import resolve
+from acosp_seg.lowering import lower_file
+from acosp_seg.model import build
+from acosp_seg.model.checkpoint import LoadReport, OriginalFile, load_original, read_original
+from acosp_seg.options import ConvertOptions
+from acosp_seg.recognise import config_of, recognise
+from acosp_seg.segmenter import Segmenter
+from prunelab.errors import UserError, entry
+from prunelab.hub import is_model_folder
+
+NEW_NETWORK = {
+    "trunk": ModelConfig(arch="psp", classes=150),
+    "vgg16": ModelConfig(arch="segnet", layers=None, classes=19),
+}
+"""What initial weights are put into where no configuration says it: the network, new but for them."""
+
+
+def convert(options: ConvertOptions) -> Path:
+    """Read the source, say what it is and what it lacks, and write the destination (unless ``dry_run``).
+
+    Raises:
+        UserError: the source is missing, no weights, or of another network than the configuration's.
+    """
+    source, target = find(resolve(options.source)), Path(options.destination)
+    if is_model_folder(source):
+        segmenter = Segmenter.from_pretrained(source)
+        print(f"{source}: a model folder: {segmenter.config.model.arch}, {segmenter.layout}")
+    else:
+        file = read_original(source)
+        segmenter, report = load(file, configuration(file, options.config_file))
+        print(report)
+        print(summary(segmenter, report))
+    if not options.dry_run:
+        segmenter.save_pretrained(target)
+        print(f"written: {target}")
+    return target
+
+
+def find(source: Path) -> Path:
+    """The file or model folder that is meant; of a run's folder its best model, else its last."""
+    for name in ("best", "last"):
+        if is_model_folder(source / name):
+            return source / name
+    return source
+
+
+def configuration(file: OriginalFile, config_file: str) -> Config:
+    """The configuration that a file is read with: the one that is given, else what its tensors say."""
+    if config_file:
+        return lower_file(config_file, (), {"pretrained": ""})
+    model = NEW_NETWORK.get(file.kind) or recognise(file.state, where=str(file.path))
+    return config_of(model)
+
+
+def load(file: OriginalFile, cfg: Config) -> tuple[Segmenter, LoadReport]:
+    """Build the network and load the file into it.
+
+    Raises:
+        UserError: the file is of another network.
+    """
+    if file.kind not in NEW_NETWORK:
+        found = recognise(file.state, where=str(file.path))
+        for name in ("arch", "classes"):
+            has, wants = getattr(found, name), getattr(cfg.model, name)
+            if has != wants:
+                raise UserError(f"{file.path}: a network with {name} {has}, expected {wants}")
+    network = build(cfg.model, criterion_ignore=cfg.data.ignore_label)
+    report = load_original(network, file.path)
+    return Segmenter(model=network.eval(), config=cfg), report
+
+
+def summary(segmenter: Segmenter, report: LoadReport) -> str:
+    """What came of a file, and which keys had no counterpart."""
+    cfg = segmenter.config
+    parameters = sum(parameter.numel() for parameter in segmenter.model.parameters())
+    lines = [
+        f"recognised: {cfg.model.arch}, {cfg.model.classes} classes ({cfg.data.dataset}), {segmenter.layout}, "
+        f"{parameters:,} parameters"
+    ]
+    for what, names in (("missing keys, left as they were", report.missing), ("unused keys", report.unused)):
+        shown = ", ".join(names[:8]) + (f", ... ({len(names)} in all)" if len(names) > 8 else "")
+        lines.append(f"{what}: {shown or 'none'}")
+    return "\n".join(lines)
+
+
+@entry
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run ``convert``."""
+    convert(parse_convert(argv))
+
+
+if __name__ == "__main__":
+    main()
