@@ -74,8 +74,8 @@ def read_list(path: StrPath, root: StrPath, split: str) -> list[Sample]:
         if len(words) != wanted or not all(words):
             what = "a picture" if split == "test" else "a picture and a label map"
             raise UserError(
-                f"{path}, line {number}: {line.strip()!r} has {len(words)} parts, expected {wanted}, parted by "
-                f"one blank: {what}"
+                f"{path}, line {number}: {line.strip()!r} has {len(words)} parts, expected {wanted}, parted "
+                f"by one blank: {what}"
             )
         # Normal joining, in which an absolute path wins.
         samples.append(Sample(*(Path(root) / word for word in (words * 2)[:2])))
