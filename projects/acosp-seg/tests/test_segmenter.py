@@ -57,12 +57,14 @@ def picture() -> np.ndarray:
 def test_a_picture_gets_a_class_for_every_pixel_whatever_it_is_given_as(
     tmp_path: Path, picture: np.ndarray
 ) -> None:
-    m = segmenter(arch="psp")
+    loudest = nn.Conv2d(3, 3, 1, bias=False)  # says which channel is the brightest
+    nn.init.eye_(loudest.weight.data[:, :, 0, 0])
+    m = Segmenter(model=loudest, config=configuration(), names=NAMES)
     Image.fromarray(picture).save(tmp_path / "p.png")
     labels = m.segment(picture)
     assert labels.shape == (40, 52)
     assert labels.dtype == np.uint8
-    assert set(np.unique(labels)) <= {0, 1, 2}
+    assert set(np.unique(labels)) == {0, 1, 2}
     for given in (tmp_path / "p.png", str(tmp_path / "p.png"), Image.open(tmp_path / "p.png")):
         assert np.array_equal(m.segment(given), labels)
     assert not np.array_equal(m.segment(picture, scales=(0.5, 1.5)), labels)
