@@ -18,6 +18,8 @@ from acosp_seg.steps import Outcome
 from prunelab import dist
 from prunelab.metrics.segmentation import TINY, Rule, areas, areas_histc
 
+REST = 5
+"""Entries at the end: sum of main losses, batches; main and auxiliary losses times samples, samples."""
 Batch = tuple[Tensor, Tensor]
 """Pictures (B, 3, H, W) and labels (B, H, W)."""
 
@@ -39,17 +41,17 @@ class Totals:
 
     def __init__(self, classes: int, void: int, rule: Rule, device: torch.device) -> None:
         self.classes, self.void, self.rule = classes, void, rule
-        self.sums = torch.zeros(3 * classes + 3, dtype=torch.float64, device=device)
-        """Intersections, unions and targets (K each), main and auxiliary loss times B, B."""
+        self.sums = torch.zeros(3 * classes + REST, dtype=torch.float64, device=device)
+        """Intersections, unions and targets (K each), then what `REST` counts."""
 
     @torch.no_grad()
     def part(self, prediction: Tensor, target: Tensor, main: Tensor, aux: Tensor) -> Tensor:
-        """One batch as a vector like `sums`, (3 K + 3,)."""
+        """One batch as a vector like `sums`, (3 K + REST,)."""
         found = self.rule(prediction, target, self.classes, self.void)
-        samples = torch.tensor(float(len(target)), dtype=torch.float64, device=self.sums.device)
-        losses = [main.detach().double() * samples, aux.detach().double() * samples, samples]
-        counts = [found.intersection, found.union, found.target]
-        return torch.cat([*(c.double() for c in counts), torch.stack(losses)]).to(self.sums.device)
+        main, aux = main.detach().double(), aux.detach().double()
+        one = torch.ones_like(main)
+        losses = torch.stack([main, one, main * len(target), aux * len(target), one * len(target)])
+        return torch.cat([found.intersection, found.union, found.target, losses]).to(self.sums)
 
     def add(self, outcome: Outcome) -> dict[str, Tensor]:
         """Take in a training step of all ranks; collective.
@@ -78,8 +80,7 @@ class Totals:
 
 def figures(sums: Tensor, suffix: str) -> Iterator[tuple[str, Tensor]]:
     """Main loss, mean IoU, mean accuracy, overall accuracy and auxiliary loss of a vector of `Totals`, ()."""
-    classes = (len(sums) - 3) // 3
-    intersection, union, target = sums[:-3].view(3, classes)
+    intersection, union, target = sums[:-REST].view(3, -1)
     main, aux, samples = sums[-3:]
     yield f"loss_{suffix}", main / samples
     yield f"mIoU_{suffix}", (intersection / (union + TINY)).mean()
@@ -88,8 +89,16 @@ def figures(sums: Tensor, suffix: str) -> Iterator[tuple[str, Tensor]]:
     yield f"aux_loss_{suffix}", aux / samples
 
 
+def loss_of_batches(sums: Tensor, *, per_sample: bool) -> float:
+    """The mean over batches of their main losses; or, as the original's classifier logs it, over samples."""
+    total, batches, *_, samples = sums[-REST:].tolist()
+    return total / (samples if per_sample else batches)
+
+
 class Evaluator:
     """Scores a network on the validation pictures: loss, mean IoU, mean accuracy, overall accuracy.
+
+    `sums` holds the last evaluation's vector of `Totals`.
 
     Args:
         batches: this rank's batches; together those of a single process, each once.
@@ -99,6 +108,7 @@ class Evaluator:
 
     def __init__(self, batches: Iterable[Batch], cfg: Config, device: torch.device) -> None:
         self.batches, self.cfg, self.device = batches, cfg, device
+        self.sums = torch.empty(0)
 
     @torch.no_grad()
     def run(self, model: Network) -> Iterator[tuple[str, float]]:
@@ -119,6 +129,7 @@ class Evaluator:
             totals.sums += part
         if dist.world_size() > 1:
             distributed.all_reduce(totals.sums)
+        self.sums = totals.sums
         for name, value in figures(totals.sums, "val"):
             if not name.startswith("aux"):
                 yield name, float(value)

@@ -71,11 +71,20 @@ def make_optimizer(model: Network, optim: OptimConfig) -> Optimizer:
     return SGD(groups, lr=optim.base_lr, momentum=optim.momentum, weight_decay=decay)
 
 
-def learning_rate(optim: OptimConfig, done: int, total: int) -> float:
-    """The rate r after ``done`` of ``total`` iterations (``cosine_epoch``: of epochs)."""
-    if optim.lr_schedule == "poly":
-        return poly(done, base=optim.base_lr, total=total, power=optim.power)
-    return cosine(done, base=optim.base_lr, minimum=0.0, total=total)
+def learning_rate(optim: OptimConfig, done: int, per_epoch: int) -> float:
+    """The rate r of the next iteration.
+
+    Args:
+        optim: schedule and length of the run.
+        done: iterations n that are done, of all epochs.
+        per_epoch: iterations of an epoch.
+    """
+    if optim.lr_schedule == "cosine_epoch":
+        return cosine(done // per_epoch, base=optim.base_lr, minimum=0.0, total=optim.epochs)
+    total = optim.epochs * per_epoch  # N
+    if optim.lr_schedule == "cosine":
+        return cosine(done, base=optim.base_lr, minimum=0.0, total=total)
+    return poly(done, base=optim.base_lr, total=total, power=optim.power)
 
 
 def set_rates(optimizer: Optimizer, rate: float, factors: Sequence[float]) -> None:

@@ -1,4 +1,7 @@
-"""Train; without arguments, the tour."""
+"""Train a network, dense or pruned: the loop, and what surrounds it.
+
+``train`` alone is the tour; ``train --help`` lists the rest.
+"""
 
 from __future__ import annotations
 
@@ -6,75 +9,117 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from acosp_seg.cli import parse
-from acosp_seg.config import Config, RunOptions, lower
-from acosp_seg.data import loader
-from acosp_seg.evaluate import Accuracy
-from acosp_seg.model.network import Network
-from acosp_seg.steps import train_step
-from prunelab import dist
+from acosp_seg import finish, steps
+from acosp_seg.cli import parse_train
+from acosp_seg.config import Config
+from acosp_seg.data import open_data
+from acosp_seg.evaluate import Evaluator
+from acosp_seg.job import make_job
+from acosp_seg.lowering import lower, run_folder
+from acosp_seg.pruner import temperature
 from prunelab.config import to_plain, yaml_text
-from prunelab.errors import entry
-from prunelab.report import result_table
-from prunelab.run import Run, RunConfig
-from prunelab.util import write_json
+from prunelab.errors import UserError, entry
+from prunelab.run import Run
+from prunelab.run import RunConfig as RunSettings
 
 
-def run_folder(options: RunOptions) -> Path:
-    """Where a run of these options lives."""
-    return Path(options.output or "runs/acosp-seg")
+def train(cfg: Config, *, quiet: bool = False) -> Path:
+    """Train as configured.
 
+    Returns:
+        The run's folder.
 
-def train(cfg: Config) -> None:
-    """Train as ``cfg`` says, evaluate after each epoch, and write the table."""
-    folder = run_folder(cfg.run)
-    settings = RunConfig(
-        dir=folder,
-        seed=cfg.run.seed,
-        resume=cfg.run.resume,
-        device=cfg.run.device,
-        max_steps=cfg.run.max_steps,
-    )
-    with Run(settings, config=to_plain(cfg), name="acosp-seg") as run:
-        batches = loader(cfg.data, seed=cfg.run.seed, split="train", rank=run.rank, world_size=run.world_size)
-        accuracy = Accuracy(loader(cfg.data, seed=cfg.run.seed, split="test"))
-        model = Network(cfg.model).to(run.device)
-        optimizer = torch.optim.Adam(model.parameters(), lr=cfg.optim.learning_rate)
-        run.track(model=model, optimizer=optimizer, sampler=batches.sampler)
-        for _ in run.epochs(cfg.optim.epochs):
-            for _, (x, y) in run.steps(batches):
-                run.log(**train_step(model, optimizer, (x.to(run.device), y.to(run.device))))
+    Raises:
+        UserError: data are missing or do not fit the configuration, the folder holds a run already, or a
+            gradient is not finite.
+    """
+    folder = run_folder(cfg)
+    with Run(settings(cfg, folder, quiet=quiet), config=to_plain(cfg), name="acosp-seg") as run:
+        check_batches(cfg, run.world_size)
+        data = open_data(cfg, folder / "fake_data")
+        loader = data.loader("train", rank=run.rank, world_size=run.world_size)
+        job = make_job(cfg, run)
+        run.track(sampler=loader.sampler, **job.tracked)
+        job.model.train()
+        evaluator = None
+        if cfg.run.evaluate:
+            val = data.loader("val", rank=run.rank, world_size=run.world_size)
+            evaluator = Evaluator(val, cfg, run.device)
+        before, each = job.start * len(loader), len(loader)
+        for epoch in run.epochs(cfg.optim.epochs - job.start):
+            job.begin_epoch(run, job.start + epoch)
+            for step, (x, y) in run.steps(loader):
+                used = job.optimizer.param_groups[0]["lr"]
+                outcome = steps.train_step(
+                    job.model,
+                    job.optimizer,
+                    on_device(x, run.device, cfg),
+                    y.to(run.device, non_blocking=True),
+                    aux_weight=cfg.optim.aux_weight,
+                    amp=cfg.run.amp,
+                )
                 run.updated()
+                # The rate of the next step, so that a checkpoint's optimiser holds it.
+                rate = steps.learning_rate(cfg.optim, before + step, each)
+                steps.set_rates(job.optimizer, rate, job.factors)
+                tau = temperature(job.model)
+                more = {} if tau is None else {"temperature": tau}
+                run.log(**job.totals.add(outcome), lr=used, **more)
                 if run.due("1 epoch"):
-                    with run.evaluating(model):
-                        found = run.report(accuracy.run(model))
-                    run.save(best=run.is_best("accuracy", found["accuracy"]), model_folder=model.save)
-        if run.is_main and not run.stopping:
-            write_table(folder, model, accuracy)
-    dist.stop()
+                    whole = run.due("1 epoch", last=False)
+                    finish.end_epoch(run, job, evaluator, job.start + epoch, whole=whole)
+        if not (run.stopping or run.finished) and job.start + run.epoch >= cfg.optim.epochs:
+            finish.end(run, job, evaluator)
+    return folder
 
 
-def write_table(folder: Path, model: Network, accuracy: Accuracy) -> None:
-    """Print what came out beside the best constant answer, and what to try next."""
-    found = dict(accuracy.run(model))
-    rows = [
-        {"model": "best constant answer", "accuracy": found["constant"]},
-        {"model": "trained", "accuracy": found["accuracy"]},
-    ]
-    write_json(folder / "table.json", rows)
-    notes = [f"wrote {folder}", "next: uv run --package acosp-seg demo"]
-    result_table("acosp-seg", ["model", "accuracy"], rows, formats={"accuracy": ".3f"}, notes=notes).print()
+def settings(cfg: Config, folder: Path, *, quiet: bool = False) -> RunSettings:
+    """What core's run needs of the configuration."""
+    run = cfg.run
+    return RunSettings(
+        dir=folder,
+        seed=run.seed,
+        resume=run.resume,
+        device=run.device,
+        max_steps=run.max_steps,
+        keep_last=run.keep_last,
+        log_every="1 step" if run.preset == "faithful" else f"{run.print_freq} steps",
+        console_every=f"{run.print_freq} steps",
+        quiet=quiet,
+    )
+
+
+def check_batches(cfg: Config, processes: int) -> None:
+    """Refuse batches, which are those of all processes together, that cannot be shared out.
+
+    Raises:
+        UserError: one is not a multiple of the number of processes.
+    """
+    for name in ("batch_size", "batch_size_val"):
+        size = getattr(cfg.data, name)
+        if size % processes:
+            raise UserError(
+                f"{name} is {size}, expected a multiple of {processes}, the number of processes that share it"
+            )
+
+
+def on_device(x: Tensor, device: torch.device, cfg: Config) -> Tensor:
+    """Pictures on the network's device, in the memory format that was asked for."""
+    x = x.to(device, non_blocking=True)
+    return x.contiguous(memory_format=torch.channels_last) if cfg.run.channels_last else x
 
 
 @entry
 def main(argv: Sequence[str] | None = None) -> None:
-    """Parse, lower, go."""
-    raw = parse("train", argv)
-    dry = raw.pop("dry_run", False)
+    """Run ``train``."""
+    raw = parse_train(argv)
     cfg = lower(raw)
-    if dry:
+    if raw.print_config:
         print(yaml_text(to_plain(cfg)))
+    elif cfg.run.dry_run:
+        print(f"{cfg.model.arch} on {cfg.data.dataset}: configuration is right; nothing was run")
     else:
         train(cfg)
 
