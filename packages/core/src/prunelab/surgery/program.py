@@ -57,7 +57,7 @@ class Program(nn.Module):
         names = self.structure["inputs"]
         if len(inputs) != len(names):
             raise TypeError(f"{len(inputs)} inputs, expected {len(names)}: {', '.join(names)}")
-        values: dict[str, Any] = dict(zip(names, inputs, strict=True))
+        values: dict[str, Any] = dict(zip(names, map(_channels_last, inputs), strict=True))
         shapes = {name: value.shape for name, value in values.items() if name in self._measured}
         for step, operation in zip(self.structure["steps"], self.steps.values(), strict=True):
             name = step["name"]
@@ -91,6 +91,15 @@ class Program(nn.Module):
             text = f"{step['name']} = {step['op']}({', '.join(step['inputs'])})"
             lines.append("  ".join([text, *weights, *(rest if not weights else [])]))
         return "\n".join([*lines, f"outputs: {', '.join(self.structure['outputs'])}"])
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    """Pictures in the layout in which small convolutions are fastest; a recorded graph has no layouts."""
+    return (
+        x
+        if x.dim() != 4 or torch.compiler.is_exporting()
+        else x.contiguous(memory_format=torch.channels_last)
+    )
 
 
 def _check(structure: Mapping[str, Any]) -> None:
