@@ -10,7 +10,6 @@ from acosp_seg.model.network import Network
 from acosp_seg.model.pspnet import PSPNet
 from acosp_seg.model.resnet18 import ResNet18
 from acosp_seg.model.segnet import SegNet
-from prunelab.errors import UserError
 
 NETWORKS = {"psp": PSPNet, "segnet": SegNet, "resnet18": ResNet18}
 """Networks by the name that a configuration has for them."""
@@ -28,10 +27,8 @@ def build(cfg: ModelConfig, *, criterion_ignore: int = 255) -> Network:
         criterion_ignore: label that does not count in the loss.
 
     Raises:
-        UserError: an unknown network, a setting that it does not have, or a file that does not fit.
+        UserError: a number of layers that does not exist, or a file that does not fit.
     """
-    if cfg.arch not in NETWORKS:
-        raise UserError(f"arch is {cfg.arch!r}, expected one of {', '.join(NETWORKS)}")
     model = NETWORKS[cfg.arch](cfg, criterion_ignore)
     on_meta = any(parameter.is_meta for parameter in model.parameters())
     if cfg.pretrained and not on_meta:  # without memory there is nothing to load into
