@@ -152,7 +152,7 @@ def test_names_and_colours_come_from_the_files_that_the_configuration_names(tmp_
     assert m.names == NAMES
     assert m.colors.tolist() == [[1, 2, 3], [4, 5, 6], [7, 8, 9]]
     (tmp_path / "names.txt").write_text("sky\n")
-    with pytest.raises(UserError, match=r"names.txt: 1 lines, expected one for each of the 3 classes"):
+    with pytest.raises(UserError, match=r"names.txt: 1 classes, expected 3, one a line"):
         Segmenter(model=build(cfg.model), config=replace(cfg, data=data))
 
 

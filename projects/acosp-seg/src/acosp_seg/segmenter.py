@@ -19,7 +19,7 @@ import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -31,8 +31,8 @@ from acosp.inject import soft_to_hard_k
 from acosp.structure import apply_structure, phase, structure
 from acosp_seg.config import Config, DataConfig, ModelConfig, QuirkConfig, TestConfig
 from acosp_seg.draw import distinct_colors, with_legend
-from acosp_seg.layout import resolve
 from acosp_seg.model import build
+from acosp_seg.palette import read_colors, read_names, table_file
 from acosp_seg.predict import IMAGENET_MEAN, IMAGENET_STD, Predictor, Windows
 from prunelab.config import from_plain, to_plain
 from prunelab.data.segmentation import read_image
@@ -262,7 +262,9 @@ def _config(plain: Mapping[str, Any], where: Path) -> Config:
 
 
 def class_table(cfg: Config) -> tuple[tuple[str, ...], np.ndarray]:
-    """Class names (K) and colours (K, 3) uint8: those of the configuration's files, else numbers.
+    """Class names (K) and colours (K, 3) uint8: from the configuration's files, else those of its data set.
+
+    A data set without any has numbers for names and colours that differ.
 
     Raises:
         UserError: a file is missing, or has another number of lines than there are classes.
@@ -270,26 +272,22 @@ def class_table(cfg: Config) -> tuple[tuple[str, ...], np.ndarray]:
     classes, data = cfg.model.classes, cfg.data
     names = tuple(f"class {label}" for label in range(classes))
     colors = distinct_colors(classes + 1)[1:]
-    if data.names_path:
-        names = tuple(_lines(resolve(data.names_path), classes))
-    if data.colors_path:
-        path = resolve(data.colors_path)
-        try:
-            colors = np.array([[int(word) for word in line.split()] for line in _lines(path, classes)])
-            colors = colors.reshape(classes, 3).astype(np.uint8)
-        except ValueError as error:
-            raise UserError(f"{path}: expected three numbers from 0 to 255 a line") from error
+    file = table_file(data.names_path, dataset=data.dataset, kind="names")
+    if file is not None:
+        names = tuple(_complete(read_names(file), classes, file))
+    file = table_file(data.colors_path, dataset=data.dataset, kind="colors")
+    if file is not None:
+        colors = _complete(read_colors(file), classes, file)
     return names, colors
 
 
-def _lines(path: Path, count: int) -> list[str]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
-    if len(lines) != count:
-        raise UserError(f"{path}: {len(lines)} lines, expected one for each of the {count} classes")
-    return [line.strip() for line in lines]
+Table = TypeVar("Table", list[str], np.ndarray)
+
+
+def _complete(table: Table, classes: int, file: Path) -> Table:
+    if len(table) != classes:
+        raise UserError(f"{file}: {len(table)} classes, expected {classes}, one a line")
+    return table
 
 
 def windows_of(cfg: Config) -> Windows:
