@@ -205,6 +205,7 @@ def finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A finished run in the folder of runs: its configuration and a model folder."""
     run = tmp_path / "runs/tour-001/pruned"
     (run / "best").mkdir(parents=True)
+    (run.parent / "compact").mkdir()
     (run / "best/config.json").write_text("{}")
     cfg = changed(lower(Raw()), preset="fixed", tour=False)
     (run / "config.yaml").write_text(yaml_text(to_plain(cfg)))
@@ -220,6 +221,8 @@ def test_a_test_takes_the_configuration_of_the_run_that_holds_the_model(finished
     assert Path(newest.test.save_folder).resolve() == finished.resolve() / "result"
     assert Path(newest.test.result_path).name == "results.csv"
     assert named.test.model_path == str(finished)
+    for place in ("runs/tour-001", "runs/tour-001/compact", "runs/tour-001/pruned/best"):
+        assert lower_test(cli.parse_test(["--model", place])).data == newest.data
     other = lower_test(
         cli.parse_test(["--output", "here", "scales", "[0.5,1.0]", "--model", "runs/tour-001/pruned/best"])
     )

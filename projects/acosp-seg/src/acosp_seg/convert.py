@@ -7,7 +7,7 @@ from pathlib import Path
 
 from acosp_seg.cli import parse_convert
 from acosp_seg.config import Config, ModelConfig
-from acosp_seg.layout import resolve
+from acosp_seg.loading import find_model
 from acosp_seg.lowering import lower_file
 from acosp_seg.model import build
 from acosp_seg.model.checkpoint import LoadReport, OriginalFile, load_original, read_original
@@ -30,27 +30,19 @@ def convert(options: ConvertOptions) -> Path:
     Raises:
         UserError: the source is missing, no weights, or of another network than the configuration's.
     """
-    source, target = find(resolve(options.source)), Path(options.destination)
+    source, target = find_model(options.source), Path(options.destination)
     if is_model_folder(source):
         segmenter = Segmenter.from_pretrained(source)
         print(f"{source}: a model folder: {segmenter.config.model.arch}, {segmenter.layout}")
     else:
         file = read_original(source)
         segmenter, report = load(file, configuration(file, options.config_file))
-        print(report)
+        print(f"{source}: {report.file}")
         print(summary(segmenter, report))
     if not options.dry_run:
         segmenter.save_pretrained(target)
         print(f"written: {target}")
     return target
-
-
-def find(source: Path) -> Path:
-    """The file or model folder that is meant; of a run's folder its best model, else its last."""
-    for name in ("best", "last"):
-        if is_model_folder(source / name):
-            return source / name
-    return source
 
 
 def configuration(file: OriginalFile, config_file: str) -> Config:
@@ -80,10 +72,10 @@ def load(file: OriginalFile, cfg: Config) -> tuple[Segmenter, LoadReport]:
 
 def summary(segmenter: Segmenter, report: LoadReport) -> str:
     """What came of a file, and which keys had no counterpart."""
-    cfg = segmenter.config
+    model, dataset = segmenter.config.model, segmenter.config.data.dataset
     parameters = sum(parameter.numel() for parameter in segmenter.model.parameters())
     lines = [
-        f"recognised: {cfg.model.arch}, {cfg.model.classes} classes ({cfg.data.dataset}), {segmenter.layout}, "
+        f"recognised: {model.arch}, {model.classes} classes ({dataset}), {segmenter.layout}, "
         f"{parameters:,} parameters"
     ]
     for what, names in (("missing keys, left as they were", report.missing), ("unused keys", report.unused)):

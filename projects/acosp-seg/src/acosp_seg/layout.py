@@ -41,9 +41,9 @@ def resolve(path: str | Path) -> Path:
     """The place that a path of a configuration means on this machine.
 
     A path that exists means itself; so does one outside the original's fixed folders. ``/data/X`` lies in
-    PRUNELAB_DATA; ``/logs/exp/X`` in PRUNELAB_RUNS, else in ``/logs/exp`` where that exists, else in ``runs``;
-    ``/checkpoints/X`` and ``/cifar10/X`` in folders of that name there; what a checkout of the original held
-    is looked for in the working folder.
+    PRUNELAB_DATA; ``/logs/exp/X`` in PRUNELAB_RUNS, else in ``/logs/exp`` where that exists, else in
+    ``runs``; ``/checkpoints/X`` and ``/cifar10/X`` in folders of that name there; what a checkout of the
+    original held is looked for in the working folder.
     """
     found = Path(path)
     if not found.is_absolute() or found.exists():
@@ -84,12 +84,16 @@ def newest_model() -> Path:
 
 
 def run_config(model: Path) -> Path:
-    """The configuration of the run that holds a model: ``config.yaml`` in its folder or one above.
+    """The configuration of the run that holds a model.
+
+    It is ``config.yaml`` in the model's folder or one of the two above; of a tour and of what lies in it
+    beside its runs, that of the pruned run.
 
     Raises:
         UserError: there is none.
     """
-    for folder in (model, *model.resolve().parents[:2]):
+    above = [model, *model.resolve().parents[:2]]
+    for folder in [*above, *(place / "pruned" for place in above[:2])]:
         if (folder / "config.yaml").is_file():
             return folder / "config.yaml"
     raise UserError(

@@ -87,14 +87,13 @@ def config_of(model: ModelConfig) -> Config:
         dataset = "cifar10" if model.arch == "resnet18" else "folder"
     default = (480, 473, 473) if model.arch == "psp" else (480, 360, 480)
     base, height, width = WINDOWS.get((model.arch, dataset), default)
-    table = f"data/{dataset}/{dataset}_" if dataset not in ("folder", "cifar10") else ""
     return Config(
         model=model,
         data=DataConfig(
             dataset=dataset,
             data_root=f"/data/{dataset}" if dataset != "folder" else "",
-            names_path=f"{table}names.txt" if table else "",
-            colors_path=f"{table}colors.txt" if table else "",
+            names_path="",
+            colors_path="",
             ignore_label=IGNORED.get(dataset, 255),
         ),
         test=TestConfig(base_size=base, test_h=height, test_w=width, flip=model.arch != "resnet18"),
