@@ -323,6 +323,9 @@ def test_other_commands_read_their_arguments() -> None:
     assert (original.overrides, original.files) == (("scales", "[1.0]"), ())
     assert cli.parse_prepare(["camvid", "--check", "--limit", "5"]).limit == 5
     assert "folder" in PREPARED
+    typed = cli.parse_prepare(["camvid", "CamVid", "--output", "out"])
+    assert typed == cli.parse_prepare(["camvid", "CamVid", "out"])
+    assert typed == cli.parse_prepare(["camvid", "--source", "CamVid", "--output", "out"])
     assert cli.parse_convert(["a", "b", "--config", "c"]).config_file == "c"
     assert cli.parse_export(["a", "--format", "onnx", "--height", "97"]).height == 97
     words = "--input_dir a --output_dir b --to_19 false --img_postfix x.png"

@@ -221,6 +221,8 @@ def parse_prepare(argv: Sequence[str] | None = None) -> PrepareOptions:
     """Read the command line of ``prepare``."""
     parser, docs = _parser("prepare", "make list files and labels of a data set"), docs_of(PrepareOptions)
     parser.add_argument("dataset", metavar="DATASET", help=docs["dataset"])
+    parser.add_argument("source", nargs="?", metavar="SOURCE", help=docs["source"])
+    parser.add_argument("output", nargs="?", metavar="OUTPUT", help=docs["output"])
     flags: Flags = {"source": str, "output": str, "val_share": float, "check": bool, "limit": int}
     _own(parser, docs, flags | {"ignore_label": int, "dry_run": bool})
     return _options(PrepareOptions, parser, argv)
