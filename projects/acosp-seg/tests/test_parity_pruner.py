@@ -1,9 +1,9 @@
-"""The library acosp against numbers recorded from the original: counts, masks, temperatures, a small network."""
+"""The library acosp against recorded numbers: counts, masks, temperatures, a small network's training."""
 
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import acosp.inject
+from acosp.masking import Form, set_form
 from acosp.pruner import SoftTopKPruner
 from acosp.soft_topk import ChannelMaskLayer, SigmoidSoftTopK, temperature_at
 from acosp.structure import apply_structure, phase, structure
@@ -173,7 +174,7 @@ class Calls:
 class Training:
     """The recorded training, step by step."""
 
-    def __init__(self, folder: Folder, mode: str) -> None:
+    def __init__(self, folder: Folder, mode: str, form: Form = "auto") -> None:
         self.facts = facts = folder.facts
         self.mode = mode
         self.data = folder.arrays("data.npz")
@@ -182,6 +183,7 @@ class Training:
         self.model = nn.ModuleDict({"module": self.net})  # the names under which the original logs
         self.pruner = self.make_pruner()
         self.pruner.configure_model(self.net)
+        set_form(self.net, form)
         fill(self.net, prefix=folder.fill_prefix)
         self.optimizer = torch.optim.SGD(
             [{"params": list(getattr(self.net, name).parameters())} for name in facts["groups"]],
@@ -271,11 +273,12 @@ def _stripped(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {key.removeprefix("module."): value for key, value in state.items()}
 
 
+@pytest.mark.parametrize("form", get_args(Form))
 @of_kind("small_net")
-def test_a_small_network_trains_prunes_and_logs_as_in_the_original(folder: Folder) -> None:
+def test_a_small_network_trains_prunes_and_logs_as_in_the_original(folder: Folder, form: Form) -> None:
     facts = folder.facts
     for mode in _modes(folder):
-        training = Training(folder, mode)
+        training = Training(folder, mode, form)
         initial = _checkpoint(folder, mode, "initial")
         if initial is not None:
             mine, theirs = training.model.state_dict(), initial["state_dict"]

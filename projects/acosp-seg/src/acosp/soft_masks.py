@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -42,28 +41,9 @@ class SoftMask:
     """(1,), 1 / (C - 1) where the gradient flows through the standard deviation, 0 below its floor."""
 
 
-@lru_cache(maxsize=256)
-def _rank(channels: int, k: int, dtype: torch.dtype) -> tuple[int, float]:
-    """Where the quantile lies among sorted values: the place below it and the share of the way to the next.
-
-    The position is rounded in the logits' own dtype, as `torch.quantile` does.
-    """
-    position = torch.tensor(1 - k / channels, dtype=dtype, device="cpu") * (channels - 1)
-    below = int(position)
-    return below, float(position - below)
-
-
-def split_level(z: Tensor, k: int) -> Tensor:
-    """The level above which k values of each row lie: (L, C) -> (L, 1); equals `torch.quantile`'s."""
-    below, share = _rank(z.shape[1], k, z.dtype)
-    ordered = z.sort(dim=1).values
-    above = min(below + 1, z.shape[1] - 1)
-    return torch.lerp(ordered[:, below : below + 1], ordered[:, above : above + 1], share)
-
-
 @torch.no_grad()
 def soft_masks(logits: Sequence[Tensor], k: int, temperature: float) -> list[SoftMask]:
-    """Masks of layers of equal width; a layer's numbers do not depend on its company.
+    """Masks of layers of equal width; but for rounding, a layer's numbers do not depend on its company.
 
     Args:
         logits: L tensors (C,) of one dtype and device, C > k.
@@ -77,7 +57,7 @@ def soft_masks(logits: Sequence[Tensor], k: int, temperature: float) -> list[Sof
     std, mean = torch.std_mean(w, dim=1, keepdim=True)  # (L, 1)
     scale = std.clamp(min=LEAST_STD)
     z = (w - mean) / scale
-    split = split_level(z, k)
+    split = torch.quantile(z, 1 - k / channels, dim=1, keepdim=True)  # one sort for all layers
     mask = torch.sigmoid((z - split) / temperature)
     slope = (scale * temperature).reciprocal()
     through_std = (std > LEAST_STD).to(w.dtype) / (channels - 1)
