@@ -1,3 +1,4 @@
+import gc
 import multiprocessing
 import random
 from itertools import islice
@@ -168,15 +169,32 @@ def test_a_users_mistake_in_a_worker_arrives_as_the_same_single_line(workers: in
     bad = make_loader(
         NoisySet(100), batch_size=50, collate=collate, seed=0, shuffle=False, drop_last=False, workers=workers
     )
-    others = set(multiprocessing.active_children())
     batches = iter(bad)
     next(batches)
     with pytest.raises(UserError) as caught:
         next(batches)
     assert str(caught.value) == "pictures/99.jpg is not a picture; expected a JPEG"
-    # Nothing waits for the garbage collector, although the exception is held.
-    assert set(multiprocessing.active_children()) <= others
-    assert len(next(iter(bad))) == 50 * 4 + 3
+
+
+def test_workers_end_when_told_where_the_garbage_collector_finds_their_loader(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    others = set(multiprocessing.active_children())
+
+    def drop() -> None:
+        held: list[object] = [loader(workers=2)]
+        held += [held, next(batches := iter(held[0])), batches]  # a circle, as an exception's traceback makes
+
+    gc.disable()
+    drop()
+    workers = set(multiprocessing.active_children()) - others
+    forced: list[object] = []
+    for worker in workers:
+        monkeypatch.setattr(worker, "terminate", lambda: forced.append(1))
+    gc.enable()
+    gc.collect()
+    assert [worker.exitcode for worker in workers] == [0, 0]
+    assert not forced
 
 
 def test_more_workers_than_cores_and_pinned_memory_without_an_accelerator_do_not_warn():

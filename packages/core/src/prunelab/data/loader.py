@@ -5,7 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import sys
 import warnings
-from collections.abc import Callable, Generator, Iterator, Sequence
+import weakref
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -72,11 +73,13 @@ class Loader:
         sampler: order and position; the training loop sets its epoch and advances it, and saves its state.
     """
 
-    def __init__(
-        self, dataset: SizedDataset, sampler: EpochSampler, make: Callable[[], DataLoader[Any]]
-    ) -> None:
+    def __init__(self, dataset: SizedDataset, sampler: EpochSampler, loader: DataLoader[Any]) -> None:
         self.dataset, self.sampler = dataset, sampler
-        self._make, self._loader = make, make()
+        self._held = [loader]
+        # After an error we are in a circle with the exception's traceback. Were torch's loader in it too, the
+        # garbage collector would close its queues before it tells its workers to end, and torch would wait
+        # five seconds for each of them. Held by the finalizer, it is outside until we are gone.
+        weakref.finalize(self, self._held.clear)
 
     def __len__(self) -> int:
         """Number of this rank's batches in a whole epoch."""
@@ -88,7 +91,7 @@ class Loader:
             # thread: the workers use no thread of their parent.
             warnings.filterwarnings("ignore", message="This DataLoader will create", category=UserWarning)
             warnings.filterwarnings("ignore", message=".*multi-threaded.*fork", category=DeprecationWarning)
-            return iter(self._loader)
+            return iter(self._held[0])
 
     def __iter__(self) -> Iterator[Any]:
         """Yield what ``collate`` returned, batch by batch.
@@ -96,19 +99,10 @@ class Loader:
         Raises:
             UserError: raised by the data set or by ``collate``, in whatever process.
         """
-        failure = yield from self._until_failure()
-        if failure is not None:
-            # The workers end now. The exception's traceback would keep them, and leave it to the garbage
-            # collector to end them, in any order: torch then waits five seconds for the last one.
-            self._loader = self._make()
-            raise UserError(failure.message)
-
-    def _until_failure(self) -> Generator[Any, None, _Failure | None]:
         for batch in self._start():
             if isinstance(batch, _Failure):
-                return batch
+                raise UserError(batch.message)
             yield batch
-        return None
 
 
 def make_loader(
@@ -131,31 +125,28 @@ def make_loader(
     CPU generator: they are seeded for each sample and each batch, and the states around are left alone.
     Workers live on between epochs, so what a data set caches in memory stays.
     """
-    sampler = EpochSampler(
-        len(dataset),
-        batch_size,
-        seed=seed,
-        shuffle=shuffle,
-        drop_last=drop_last,
-        rank=rank,
-        world_size=world_size,
-        repeats=repeats,
-    )
-    fork = sys.platform == "linux" and "fork" in multiprocessing.get_all_start_methods()
-
-    def make() -> DataLoader[Any]:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="This DataLoader will create", category=UserWarning)
-            return DataLoader(
-                _SeededBatches(dataset, collate, seed),  # pyright: ignore[reportArgumentType] - batches
-                batch_sampler=sampler,  # pyright: ignore[reportArgumentType] - keys instead of numbers
-                collate_fn=_as_it_is,
-                num_workers=workers,
-                pin_memory=pin_memory and torch.cuda.is_available(),
-                # Its own, so that starting an epoch draws nothing from the model's generator.
-                generator=torch.Generator().manual_seed(derive(seed, "loader")),
-                multiprocessing_context="fork" if workers and fork else None,
-                persistent_workers=workers > 0,
-            )
-
-    return Loader(dataset, sampler, make)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="This DataLoader will create", category=UserWarning)
+        sampler = EpochSampler(
+            len(dataset),
+            batch_size,
+            seed=seed,
+            shuffle=shuffle,
+            drop_last=drop_last,
+            rank=rank,
+            world_size=world_size,
+            repeats=repeats,
+        )
+        fork = sys.platform == "linux" and "fork" in multiprocessing.get_all_start_methods()
+        loader = DataLoader(
+            _SeededBatches(dataset, collate, seed),  # pyright: ignore[reportArgumentType] - batches
+            batch_sampler=sampler,  # pyright: ignore[reportArgumentType] - keys instead of numbers
+            collate_fn=_as_it_is,
+            num_workers=workers,
+            pin_memory=pin_memory and torch.cuda.is_available(),
+            # Its own, so that starting an epoch draws nothing from the model's generator.
+            generator=torch.Generator().manual_seed(derive(seed, "loader")),
+            multiprocessing_context="fork" if workers and fork else None,
+            persistent_workers=workers > 0,
+        )
+    return Loader(dataset, sampler, loader)
