@@ -22,11 +22,9 @@ VOID = 255
 CONFIG = {
     "DATA": {"classes": len(COLOURS), "workers": 0, "batch_size": 4, "batch_size_val": 2, "check_labels": -1},
     "TRAIN": {
-        "width": 4,
         "scale_min": 0.9,
         "scale_max": 1.2,
         "ignore_label": VOID,
-        "base_lr": 0.05,
         "epochs": 4,
         "power": 0.9,
         "momentum": 0.9,
@@ -35,20 +33,33 @@ CONFIG = {
         "print_freq": 1,
         "save_freq": 2,
         "evaluate": True,
+        "weight": None,
+        "resume": None,
     },
     "TEST": {"split": "val", "base_size": WIDTH, "scales": [1.0]},
 }
 """What all runs have in common: 3 steps an epoch."""
 NETWORKS = {
-    "segnet": {"arch": "segnet", "train_h": 32, "train_w": 40, "test_h": 32, "test_w": 40, "aux_weight": 0.0},
+    "segnet": {
+        "arch": "segnet",
+        "width": 8,
+        "train_h": 32,
+        "train_w": 40,
+        "test_h": 32,
+        "test_w": 40,
+        "base_lr": 0.2,
+        "aux_weight": 0.0,
+    },
     "psp": {
         "arch": "psp",
         "layers": 50,
+        "width": 4,
         "bins": [1, 2],
         "train_h": 33,
         "train_w": 33,
         "test_h": 33,
         "test_w": 33,
+        "base_lr": 0.05,
         "aux_weight": 0.4,
         "zoom_factor": 8,
     },

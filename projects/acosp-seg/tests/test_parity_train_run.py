@@ -63,6 +63,9 @@ class Batches:
     def advance(self) -> None:
         pass
 
+    def check(self) -> dict[str, Any]:
+        return {"train": {}}
+
     def state_dict(self) -> dict[str, Any]:
         return {}
 

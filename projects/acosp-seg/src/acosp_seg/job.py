@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ from acosp_seg import steps
 from acosp_seg.config import Config
 from acosp_seg.evaluate import Totals, rule_of
 from acosp_seg.layout import resolve
+from acosp_seg.loading import find_model
 from acosp_seg.model import build
 from acosp_seg.model.checkpoint import OriginalFile, load_original
 from acosp_seg.model.network import Network
@@ -138,6 +138,6 @@ def _load_given(model: Network, cfg: Config, run: Run) -> OriginalFile | None:
     named = cfg.run.resume_from or cfg.run.weight
     if not named:
         return None
-    report = load_original(model, Path(resolve(named)))
+    report = load_original(model, find_model(named))
     run.say(str(report))
     return report.file

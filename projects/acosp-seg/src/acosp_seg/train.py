@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,6 +40,8 @@ def train(cfg: Config, *, quiet: bool = False) -> Path:
     with Run(settings(cfg, folder, quiet=quiet), config=to_plain(cfg), name="acosp-seg") as run:
         check_batches(cfg, run.world_size)
         data = open_data(cfg, folder / "fake_data")
+        if cfg.data.check_labels:
+            tell_labels(run, run.once("labels", data.check))
         loader = data.loader("train", rank=run.rank, world_size=run.world_size)
         job = make_job(cfg, run)
         run.track(sampler=loader.sampler, **job.tracked)
@@ -67,8 +70,8 @@ def train(cfg: Config, *, quiet: bool = False) -> Path:
                 tau = temperature(job.model)
                 more = {} if tau is None else {"temperature": tau}
                 run.log(**job.totals.add(outcome), lr=used, **more)
-                if run.due("1 epoch"):
-                    whole = run.due("1 epoch", last=False)
+                whole = run.due("1 epoch")
+                if whole or step == cfg.run.max_steps:
                     finish.end_epoch(run, job, evaluator, job.start + epoch, whole=whole)
         if not (run.stopping or run.finished) and job.start + run.epoch >= cfg.optim.epochs:
             finish.end(run, job, evaluator)
@@ -92,17 +95,24 @@ def settings(cfg: Config, folder: Path, *, quiet: bool = False) -> RunSettings:
 
 
 def check_batches(cfg: Config, processes: int) -> None:
-    """Refuse batches, which are those of all processes together, that cannot be shared out.
+    """Refuse a training batch, which is that of all processes together, that cannot be shared out.
 
     Raises:
-        UserError: one is not a multiple of the number of processes.
+        UserError: it is not a multiple of the number of processes.
     """
-    for name in ("batch_size", "batch_size_val"):
-        size = getattr(cfg.data, name)
-        if size % processes:
-            raise UserError(
-                f"{name} is {size}, expected a multiple of {processes}, the number of processes that share it"
-            )
+    size = cfg.data.batch_size
+    if size % processes:
+        raise UserError(
+            f"batch_size is {size}, expected a multiple of {processes}, the number of processes that share it"
+        )
+
+
+def tell_labels(run: Run, found: Mapping[str, Mapping[str, Any]]) -> None:
+    """Say once which classes no label map that was looked at has."""
+    missing = found["train"].get("missing")
+    if missing and not run.resumed:
+        classes = ", ".join(map(str, missing[:8])) + (", ..." if len(missing) > 8 else "")
+        run.say(f"labels: no pixel of class {classes} in {found['train']['files']} training label maps")
 
 
 def on_device(x: Tensor, device: torch.device, cfg: Config) -> Tensor:
