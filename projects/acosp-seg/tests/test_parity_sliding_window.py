@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import csv
 import re
 from collections import OrderedDict
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
+from acosp_seg import test as program
+from acosp_seg.config import Config, DataConfig, ModelConfig, QuirkConfig, RunOptions, TestConfig
 from acosp_seg.predict import Predictor, Windows, scaled_size
+from acosp_seg.segmenter import Segmenter, windows_of
 
 from .parity_roots import Folder, of_kind, pytest_generate_tests  # noqa: F401
 
@@ -99,3 +106,101 @@ def test_sizes_at_every_scale_agree(folder: Folder) -> None:
         found = scaled_size((high, wide), float(scale), int(base))
         assert found == (new_h, new_w), name
         assert max(found) == long, name
+
+
+def programs(folder: Folder) -> dict[str, dict[str, Any]]:
+    """Recorded runs of the whole test program, by name: those that list their files."""
+    found = {name: value for name, value in folder.json("expected.json").items() if "files" in value}
+    if not found:
+        pytest.skip(f"{folder.path} has no run of the whole program")
+    return found
+
+
+def write_pictures(folder: Folder, place: Path) -> None:
+    """Write the recorded pictures, label maps, list file and class tables."""
+    arrays, facts = folder.numpy("data.npz"), folder.facts
+    lines = []
+    for number, name in enumerate(facts["image_names"]):
+        for kind in ("rgb", "label"):
+            (place / kind).mkdir(exist_ok=True)
+            Image.fromarray(arrays[f"file{number}_{kind}"]).save(place / kind / name)
+        lines.append(f"rgb/{name} label/{name}")
+    (place / "list.txt").write_text("\n".join(lines))
+    (place / "names.txt").write_text("\n".join(facts["class_names"]))
+    (place / "colors.txt").write_text("\n".join(" ".join(map(str, c)) for c in facts["colors"]))
+
+
+def program_config(folder: Folder, place: Path, case: dict[str, Any], preset: str) -> Config:
+    facts = folder.facts
+    data = DataConfig(
+        dataset="folder",
+        data_root=str(place),
+        test_list=str(place / "list.txt"),
+        names_path=str(place / "names.txt"),
+        colors_path=str(place / "colors.txt"),
+        ignore_label=facts["ignore_label_of_scores"],
+    )
+    settings = TestConfig(
+        base_size=case["base_size"],
+        test_h=case["crop"][0],
+        test_w=case["crop"][1],
+        scales=tuple(case["scales"]),
+        flip=facts["flip"],
+        stride_rate=facts["stride_rate"],
+        save_folder=str(place / preset),
+        result_path=str(place / "new" / f"{preset}.csv"),
+    )
+    return Config(
+        model=ModelConfig(arch="segnet", layers=None, classes=facts["classes"]),
+        data=data,
+        test=settings,
+        run=RunOptions(preset=preset, device="cpu"),
+        quirks=QuirkConfig.of(preset),
+    )
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("preset", ["faithful", "fixed"])
+@of_kind("sliding_window")
+def test_the_whole_program_agrees_in_label_maps_files_and_scores(
+    folder: Folder, preset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facts, arrays = folder.facts, folder.numpy("data.npz")
+    model = network(folder, facts["program_model_stride"])
+    normal = {"mean": tuple(facts["mean"]), "std": tuple(facts["std"])}
+    monkeypatch.setattr(program, "load", lambda path, config, device: Segmenter(model=model, config=config))
+    monkeypatch.setattr(program, "windows_of", lambda cfg: replace(windows_of(cfg), **normal))
+    for name, case in programs(folder).items():
+        place = tmp_path / name
+        place.mkdir()
+        write_pictures(folder, place)
+        cfg = program_config(folder, place, case, preset)
+        program.test(cfg)
+        stems = [n.split(".")[0] if preset == "faithful" else Path(n).stem for n in facts["image_names"]]
+        files = [f"{stem}.png" for stem in stems]
+        assert preset == "fixed" or sorted(files) == sorted(case["files"])
+        for kind in ("gray", "color"):
+            assert {path.name for path in (place / preset / kind).iterdir()} == set(files)
+        for number, file in enumerate(files):
+            with Image.open(place / preset / "gray" / file) as gray:
+                assert gray.mode == "L"
+                share = np.mean(np.array(gray) == arrays[f"{name}_gray{number}"])
+                assert share >= folder.tolerance["equal_ids_share"]
+                with Image.open(place / preset / "color" / file) as color:
+                    assert color.mode == case["color_png"]["mode"]
+                    palette = case["color_png"]["palette_first"]
+                    assert color.getpalette()[: len(palette)] == palette  # type: ignore[index]
+                    assert np.array_equal(color, gray) == case["color_png"]["equals_gray"]
+        check_table(place / "new" / f"{preset}.csv", case, folder.tolerance["metric_atol"])
+        again = replace(cfg, test=replace(cfg.test, has_prediction=True, result_path=str(place / "2.csv")))
+        program.test(again)
+        assert (place / "2.csv").read_text() == (place / "new" / f"{preset}.csv").read_text()
+
+
+def check_table(path: Path, case: dict[str, Any], bound: float) -> None:
+    with path.open(newline="") as file:
+        header, *rows = csv.reader(file)
+    assert header == case["keys"]
+    assert [row[0] for row in rows] == [row[0] for row in case["rows"]]
+    for row, expected in zip(rows, case["rows"], strict=True):
+        assert [float(text) for text in row[1:]] == pytest.approx(expected[1:], abs=bound, rel=0)

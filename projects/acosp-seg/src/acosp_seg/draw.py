@@ -139,6 +139,29 @@ def label_font(size: int) -> Any:
     return ImageFont.truetype(str(path), size)
 
 
+def file_names(pictures: Sequence[Path], *, cut_at_dot: bool) -> list[str]:
+    """Names of the files of predictions, without ending.
+
+    Args:
+        pictures: what is predicted.
+        cut_at_dot: as in the original: up to a picture's first dot; files of one name overwrite each other.
+
+    Raises:
+        UserError: two pictures would have one file.
+    """
+    if cut_at_dot:
+        return [picture.name.split(".")[0] for picture in pictures]
+    first: dict[str, Path] = {}
+    for picture in pictures:
+        earlier = first.setdefault(picture.stem, picture)
+        if earlier != picture:
+            raise UserError(
+                f"{picture} and {earlier} have one name, expected names that differ: predictions are named "
+                "by them"
+            )
+    return [picture.stem for picture in pictures]
+
+
 def write_gray(path: Path, labels: np.ndarray) -> None:
     """Write a label map (H, W) uint8 as a grey PNG file whose values are the labels.
 

@@ -229,7 +229,6 @@ class Predictor:
             return resized.permute(1, 2, 0)
         array = np.ascontiguousarray(found.cpu().numpy())
         resized = cv2.resize(array, (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
-        resized = resized.reshape(*size, -1)  # OpenCV drops the last axis of a single class
         return torch.from_numpy(resized).to(self.device)
 
 

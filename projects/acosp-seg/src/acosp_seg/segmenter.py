@@ -16,10 +16,10 @@ The classifier of 32x32 pictures is the same thing with `Segmenter.classify` in 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import cv2
 import numpy as np
@@ -35,6 +35,7 @@ from acosp_seg.model import build
 from acosp_seg.palette import read_colors, read_names, table_file
 from acosp_seg.predict import IMAGENET_MEAN, IMAGENET_STD, Predictor, Windows
 from prunelab.config import from_plain, to_plain
+from prunelab.data import cifar
 from prunelab.data.segmentation import read_image
 from prunelab.errors import UserError
 from prunelab.hub import load_model_folder, load_state, model_card, save_model_folder
@@ -42,7 +43,7 @@ from prunelab.surgery import Program, compact
 from prunelab.tracked import evaluating
 
 KIND = "acosp-seg"
-CIFAR_MEAN, CIFAR_STD = (125.307, 122.961, 113.8575), (51.5865, 50.847, 51.255)
+CIFAR_MEAN, CIFAR_STD = (tuple(255 * share for share in shares) for shares in (cifar.MEAN, cifar.STD))
 """Of the classifier's pictures, for values 0..255."""
 SEGMENT_USAGE = (
     'import acosp_seg\n\nm = acosp_seg.load("this/folder")\nlabels = m.segment("street.jpg")\n'
@@ -270,24 +271,24 @@ def class_table(cfg: Config) -> tuple[tuple[str, ...], np.ndarray]:
         UserError: a file is missing, or has another number of lines than there are classes.
     """
     classes, data = cfg.model.classes, cfg.data
-    names = tuple(f"class {label}" for label in range(classes))
+    names: Sequence[str] = [f"class {label}" for label in range(classes)]
     colors = distinct_colors(classes + 1)[1:]
     file = table_file(data.names_path, dataset=data.dataset, kind="names")
     if file is not None:
-        names = tuple(_complete(read_names(file), classes, file))
+        names = _complete(read_names(file), names, data.names_path)
     file = table_file(data.colors_path, dataset=data.dataset, kind="colors")
     if file is not None:
-        colors = _complete(read_colors(file), classes, file)
-    return names, colors
+        colors = _complete(read_colors(file), colors, data.colors_path)
+    return tuple(names), colors
 
 
-Table = TypeVar("Table", list[str], np.ndarray)
-
-
-def _complete(table: Table, classes: int, file: Path) -> Table:
-    if len(table) != classes:
-        raise UserError(f"{file}: {len(table)} classes, expected {classes}, one a line")
-    return table
+def _complete(found: Any, instead: Any, path: str) -> Any:
+    """What a file holds, if that fits; a data set's own table may be of other classes than the network."""
+    if len(found) == len(instead):
+        return found
+    if path:
+        raise UserError(f"{path}: {len(found)} classes, expected {len(instead)}, one a line")
+    return instead
 
 
 def windows_of(cfg: Config) -> Windows:
