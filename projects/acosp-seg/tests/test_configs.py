@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import inspect
+import json
 import math
+import shutil
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
@@ -17,7 +19,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from acosp.soft_topk import kept_channels
-from acosp_seg import cli, study
+from acosp_seg import cli, study, train, train_cifar10
 from acosp_seg import config as config_module
 from acosp_seg.config import Config, ModelConfig, QuirkConfig
 from acosp_seg.lowering import ALIASES, GROUP_OF, GROUPS, Raw, lower, lower_cifar10, lower_file, run_folder
@@ -376,3 +378,49 @@ def test_configuration_to_yaml_and_back_is_the_same(
     file.write_text(yaml_text(to_plain(cfg)), encoding="utf-8")
     assert from_plain(Config, read_yaml(file)) == cfg
     assert lower_file(str(file)) == cfg
+
+
+SMALL = {
+    "psp": "train_h 57 train_w 57 test_h 57 test_w 57",
+    "segnet": "train_h 48 train_w 64 test_h 48 test_w 64",
+}
+"""Pairs that make pictures small enough for a CPU."""
+FAMILIES = ["voc2012/voc2012_pspnet50_0.5.yaml", "cityscapes/cityscapes_segnet_0.75.yaml"]
+
+
+def start(path: Path, output: Path) -> dict[str, Any]:
+    """Two steps of a configuration on generated data, in small; gives the last figures."""
+    arch = load(path).model.arch
+    pairs = f"{SMALL[arch]} width 8 batch_size 2 batch_size_val 2 workers 0".split()
+    words = ["--config", str(path), "--fake-data", "--max-steps", "2", "--device", "cpu"]
+    train.main([*words, "--output", str(output), *pairs])
+    lines = (output / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    assert (output / "last/model.safetensors").is_file()
+    figures = [json.loads(line) for line in lines]
+    return next(line for line in reversed(figures) if "loss_train_batch" in line)
+
+
+@pytest.mark.tiny
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_configuration_of_each_family_makes_two_steps_on_generated_data(name: str, tmp_path: Path) -> None:
+    figures = start(PROJECT / "config" / name, tmp_path / "run")
+    assert figures["step"] == 2
+    assert math.isfinite(figures["loss_train_batch"])
+
+
+@pytest.mark.tiny
+def test_the_classifiers_recipe_makes_two_steps_on_generated_data(tmp_path: Path) -> None:
+    words = f"--save_dir {tmp_path}/run --sparsity 0.5 --batch_size 8 --fake-data --max-steps 2 --workers 0"
+    train_cifar10.main([*words.split(), "--device", "cpu"])
+    lines = (tmp_path / "run/metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    assert max(json.loads(line)["step"] for line in lines) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.tiny
+def test_every_configuration_makes_two_steps_on_generated_data(studied: Path, tmp_path: Path) -> None:
+    for path in [*PAPER, *studied.rglob("*.yaml")]:
+        if name_of(path) != TEMPLATE:
+            output = tmp_path / path.stem
+            assert math.isfinite(start(path, output)["loss_train_batch"]), name_of(path)
+            shutil.rmtree(output)
