@@ -26,6 +26,7 @@ def test_a_step_with_other_masks_is_not_taken_for_the_same() -> None:
     assert agree(ours, reference)
     assert agree(dense, reference)
     assert not agree({**dense, "side": "ours"}, reference)
+    assert not agree({**ours, "loss": ours["loss"] + 1e-8}, reference)
 
 
 @pytest.mark.slow
