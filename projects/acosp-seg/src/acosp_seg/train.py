@@ -20,6 +20,7 @@ from acosp_seg.evaluate import Evaluator
 from acosp_seg.job import make_job
 from acosp_seg.lowering import lower, run_folder
 from acosp_seg.pruner import temperature
+from acosp_seg.tour import tour
 from prunelab.config import to_plain, yaml_text
 from prunelab.errors import UserError, entry
 from prunelab.run import Run
@@ -130,6 +131,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(yaml_text(to_plain(cfg)))
     elif cfg.run.dry_run:
         print(f"{cfg.model.arch} on {cfg.data.dataset}: configuration is right; nothing was run")
+    elif cfg.run.tour:
+        tour(cfg, train)
     else:
         train(cfg)
 
