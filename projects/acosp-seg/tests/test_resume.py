@@ -1,22 +1,202 @@
-"""A run that stopped and went on ends with the same bits as one that did not stop."""
+"""A run that was killed and resumed is the run that was not: every file of it, bit for bit."""
 
 from __future__ import annotations
 
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from acosp_seg.model.network import Network
-from acosp_seg.train import main as train
+from acosp_seg import train
+from prunelab.checkpoint import listed
+from prunelab.util import sha256_file
+
+pytestmark = pytest.mark.tiny
+
+SHORT = ("epochs", "3", "batch_size", "6", "save_freq", "1", "print_freq", "1", "width", "4")
+"""Six steps of three epochs; a checkpoint and a validation after each. Masks become hard before the last."""
+KINDS = {
+    "dense": ((), {"pruned": False}),
+    "pruned": ((), {"pruned": True}),
+    "faithful": ((), {"pruned": True, "preset": "faithful"}),
+    "at the end": (("ending_epoch", "3"), {"pruned": True}),
+    "refilled": (("refill_pruned", "True"), {"pruned": True}),
+}
+DIFFERENT = ("command.txt", "versions.json", "log.txt", "config.yaml")
+"""Files that tell of the start itself, with its time or its flag ``--resume``."""
 
 
-@pytest.mark.tiny
-def test_stopped_and_resumed_is_uninterrupted(tmp_path: Path) -> None:
-    straight, broken = (str(tmp_path / name) for name in ("straight", "broken"))
-    epochs = ["--epochs", "3", "--device", "cpu"]
-    train(["--output", straight, *epochs])
-    train(["--output", broken, "--max-steps", "20", *epochs])
-    train(["--output", broken, "--resume", *epochs])
-    ours, theirs = (Network.load(Path(p) / "last").state_dict() for p in (straight, broken))
-    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+def contents(run: Path) -> dict[str, Any]:
+    """All that a run leaves: figures without the time, the newest checkpoint, digests of other files."""
+    found: dict[str, Any] = {}
+    for path in sorted(run.rglob("*")):
+        name = path.relative_to(run).as_posix()
+        hidden = any(part.startswith(".") for part in path.relative_to(run).parts)
+        if path.is_dir() or hidden or name.startswith(("checkpoints/", "events.")) or name in DIFFERENT:
+            continue
+        found[name] = figures(path) if name == "metrics.jsonl" else sha256_file(path)
+    newest = listed(run / "checkpoints")[-1]
+    state = json.loads((newest / "state.json").read_text())
+    # Seconds, and the lengths of logs that hold seconds.
+    for timed in ("clock", "marks"):
+        state["run"].pop(timed)
+    found["newest"] = newest.name[:11]
+    return found | {"state": state, "tensors": sha256_file(newest / "tensors.safetensors")}
+
+
+def figures(path: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
+
+
+@pytest.fixture
+def words(command: Callable[..., list[str]], tmp_path: Path) -> Callable[..., list[str]]:
+    """The command line of a short run of a kind."""
+
+    def build(folder: str, kind: str, *extra: str) -> list[str]:
+        more, options = KINDS[kind]
+        pairs = [word for word in extra if not word.startswith("--")]
+        flags = [word for word in extra if word.startswith("--")]
+        return command(tmp_path / folder, *flags, *SHORT, *more, *pairs, **options)
+
+    return build
+
+
+@pytest.mark.parametrize(
+    ("kind", "first", "every"),
+    [
+        # Kinds of run take turns, so that each stage is met by one of them; at night all meet all.
+        ("pruned", 1, 15),
+        ("faithful", 6, 15),
+        ("at the end", 11, 15),
+        *(pytest.param(kind, 1, 1, marks=pytest.mark.slow) for kind in KINDS),
+    ],
+)
+def test_a_run_killed_at_any_stage_and_resumed_ends_with_the_same_files(
+    kind: str, first: int, every: int, killer: Any, tmp_path: Path, words: Callable[..., list[str]]
+) -> None:
+    train.main(words("whole", kind))
+    expected, stages = contents(tmp_path / "whole"), killer.count
+    assert stages > 60
+    for at in range(first, stages + 1, every):
+        killer.arm(at)
+        with pytest.raises(killer.Killed):
+            train.main(words(str(at), kind))
+        killer.arm(0)
+        train.main(words(str(at), kind, "--resume"))
+        assert contents(tmp_path / str(at)) == expected, f"killed at stage {at} of {stages}"
+
+
+@pytest.mark.parametrize("kind", ["refilled", pytest.param("pruned", marks=pytest.mark.slow)])
+def test_a_run_stopped_after_any_step_goes_on_with_the_same_weights(
+    kind: str, tmp_path: Path, words: Callable[..., list[str]]
+) -> None:
+    train.main(words("whole", kind))
+    whole = contents(tmp_path / "whole")
+    for step in (3, 4, 5):
+        folder = f"stopped {step}"
+        train.main([*words(folder, kind), "max_steps", str(step)])
+        assert [p.name for p in listed(tmp_path / folder / "checkpoints")][-1] == f"step-{step:06d}"
+        train.main(words(folder, kind, "--resume"))
+        assert contents(tmp_path / folder)["tensors"] == whole["tensors"]
+
+
+def test_a_run_killed_again_and_again_ends_with_the_same_files(
+    killer: Any, tmp_path: Path, words: Callable[..., list[str]]
+) -> None:
+    train.main(words("whole", "pruned"))
+    for start in range(1, 60):
+        killer.arm(21 + start % 5 + start // 4)
+        try:
+            train.main(words("killed", "pruned", "--resume"))
+        except killer.Killed:
+            continue
+        break
+    assert 3 < start < 59
+    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+
+
+def test_workers_change_nothing_also_across_a_kill(
+    killer: Any, tmp_path: Path, words: Callable[..., list[str]]
+) -> None:
+    train.main(words("whole", "pruned"))
+    expected, stages = contents(tmp_path / "whole"), killer.count
+    killer.arm(stages // 2)
+    # Not pytest.raises: what it keeps of the exception would keep the loader's workers alive, too.
+    try:
+        train.main(words("killed", "pruned", "workers", "2"))
+    except killer.Killed:
+        killer.arm(0)
+    assert killer.at == 0
+    train.main(words("killed", "pruned", "workers", "2", "--resume"))
+    assert contents(tmp_path / "killed") == expected
+
+
+def test_a_finished_run_resumed_makes_no_step_and_changes_nothing(
+    tmp_path: Path, words: Callable[..., list[str]]
+) -> None:
+    train.main(words("run", "faithful"))
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*.safetensors")}
+    expected = contents(tmp_path / "run")
+    train.main(words("run", "faithful", "--resume"))
+    assert contents(tmp_path / "run") == expected
+    assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*.safetensors")}
+
+
+def test_a_signal_stops_a_run_with_a_checkpoint_and_nothing_is_lost(
+    tmp_path: Path, words: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train.main(words("whole", "pruned"))
+    step, calls = train.steps.train_step, []
+
+    def interrupted(*args: Any, **kwargs: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 5:  # the first step with hard masks
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(*args, **kwargs)
+
+    monkeypatch.setattr(train.steps, "train_step", interrupted)
+    train.main(words("stopped", "pruned"))
+    assert not (tmp_path / "stopped/finished.json").exists()
+    assert listed(tmp_path / "stopped/checkpoints")[-1].name == "step-000005"
+    train.main(words("stopped", "pruned", "--resume"))
+    assert contents(tmp_path / "stopped") == contents(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_two_true_kills_leave_a_run_that_ends_with_the_same_files(
+    tmp_path: Path, command: Callable[..., list[str]]
+) -> None:
+    long = ("epochs", "12", "ending_epoch", "6", "save_freq", "1")
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    train.main(command(whole, *long, pruned=True))
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    for start, wanted in enumerate((9, 21)):
+        words = command(killed, *(("--resume",) if start else ()), *long, pruned=True)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "acosp_seg.train", *words],
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+        with process:
+            while process.poll() is None and newest_step(killed) < wanted:
+                time.sleep(0.005)
+            process.send_signal(signal.SIGKILL)
+            error = process.stderr.read().decode() if process.stderr else ""
+        assert process.returncode == -signal.SIGKILL, error
+        assert not (killed / "finished.json").exists()
+    train.main(command(killed, "--resume", *long, pruned=True))
+    assert contents(killed) == contents(whole)
+
+
+def newest_step(run: Path) -> int:
+    return max((int(path.name[5:11]) for path in listed(run / "checkpoints")), default=0)

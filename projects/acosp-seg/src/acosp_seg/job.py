@@ -111,7 +111,8 @@ def make_job(cfg: Config, run: Run) -> Job:
         start=start,
     )
     job.compile()
-    run.retrack(structure=job.structure)
+    if not saved:
+        run.retrack(structure=job.structure)
     return job
 
 

@@ -1,0 +1,116 @@
+"""Two processes: equal weights and masks on both, the steps of one process, all validation pictures once."""
+
+from __future__ import annotations
+
+import json
+import os
+import runpy
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+pytestmark = pytest.mark.dist
+
+SCRIPT = Path(__file__).parent / "two_ranks.py"
+KINDS = ("dense", "pruned", "refilled")
+NETWORKS = ("segnet", "psp")
+EPOCHS, STEPS = 3, 9
+"""Of each run; masks become hard before the last epoch."""
+
+
+@pytest.fixture(scope="module")
+def ranks(
+    tmp_path_factory: pytest.TempPathFactory, command: Callable[..., list[str]]
+) -> tuple[list[dict[str, Any]], Path]:
+    """What both ranks found, and the folder that they worked in."""
+    folder = tmp_path_factory.mktemp("two_ranks")
+    words = {kind: command(folder, *short(kind), pruned=kind != "dense") for kind in KINDS}
+    (folder / "command.json").write_text(json.dumps(words))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, str(SCRIPT), str(folder)],
+            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    errors = [process.communicate(timeout=240)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], "\n".join(errors)
+    return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(2)], folder
+
+
+def short(kind: str) -> tuple[str, ...]:
+    return ("epochs", str(EPOCHS), *(("refill_pruned", "True") if kind == "refilled" else ()))
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_two_processes_make_the_steps_of_one_with_the_whole_batch(
+    network: str, ranks: tuple[list[dict[str, Any]], Path]
+) -> None:
+    script: dict[str, Any] = runpy.run_path(str(SCRIPT))
+    alone, told = script["histories"](network)
+    first, second = (found[f"{network}/steps"] for found in ranks[0])
+    for one, mine, other in zip(alone, first, second, strict=True):
+        assert torch.equal(mine, other)
+        torch.testing.assert_close(mine, one, rtol=1e-7, atol=1e-10)
+    assert len(alone[0]) > len(alone[-1])  # the logits are gone
+    for found in ranks[0]:
+        assert found[f"{network}/told"] == pytest.approx(told, rel=1e-9)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_weights_and_masks_are_equal_on_both_ranks_after_every_step(
+    kind: str, ranks: tuple[list[dict[str, Any]], Path]
+) -> None:
+    first, second = ranks[0]
+    assert len(first[f"{kind}/history"]) == STEPS
+    assert all(map(torch.equal, first[f"{kind}/history"], second[f"{kind}/history"]))
+    # Each rank had its own pictures and its own random numbers.
+    assert not set(first[f"{kind}/pictures"].tolist()) & set(second[f"{kind}/pictures"].tolist())
+    assert not torch.equal(first[f"{kind}/random"], second[f"{kind}/random"])
+
+
+def test_a_run_of_two_ranks_stopped_before_hard_masks_goes_on_with_the_same_bits(
+    ranks: tuple[list[dict[str, Any]], Path],
+) -> None:
+    for found in ranks[0]:
+        assert len(found["pruned/twice"]) == STEPS
+        assert all(map(torch.equal, found["pruned/twice"], found["pruned/history"]))
+
+
+def test_a_validation_counts_every_picture_once_and_gives_the_figures_of_one_process(
+    ranks: tuple[list[dict[str, Any]], Path], command: Callable[..., list[str]]
+) -> None:
+    script: dict[str, Any] = runpy.run_path(str(SCRIPT))
+    alone: dict[str, Any] = {}
+    script["evaluation"](ranks[1] / "dense", command(ranks[1], *short("dense")), alone)
+    first, second = ranks[0]
+    assert sorted(first["evaluation/mine"] + second["evaluation/mine"]) == sorted(alone["evaluation/mine"])
+    assert len(alone["evaluation/mine"]) == 5
+    assert first["evaluation"] == second["evaluation"] == pytest.approx(alone["evaluation"])
+
+
+def test_only_rank_0_writes_a_run_and_it_is_whole(ranks: tuple[list[dict[str, Any]], Path]) -> None:
+    for kind in KINDS:
+        run = ranks[1] / kind
+        assert len(list(run.glob("events.*"))) == 1
+        lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        assert [line["step"] for line in lines if "loss_train_batch" in line] == list(range(1, STEPS + 1))
+        assert (run / "finished.json").is_file()
+        state = load_file(run / "last/model.safetensors")
+        masks = [value for name, value in state.items() if name.endswith(".mask")]
+        assert bool(masks) == (kind == "pruned")
+        assert all(set(mask.tolist()) <= {0.0, 1.0} for mask in masks)
