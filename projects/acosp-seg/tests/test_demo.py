@@ -11,6 +11,7 @@ import yaml
 from PIL import Image
 from torch import nn
 
+from acosp.pruner import SoftTopKPruner
 from acosp_seg import demo as program
 from acosp_seg.config import Config, DataConfig, ModelConfig, QuirkConfig, TestConfig
 from acosp_seg.demo import chosen, labels_of
@@ -87,6 +88,20 @@ def test_the_originals_way_to_call_it_works(model: Path, pictures: Path, tmp_pat
     assert {path.name for path in (tmp_path / "out").glob("*_gray.png")} == {"a_gray.png"}
     program.main([*words, "--preset", "fixed", "--output", str(tmp_path / "fixed")])
     assert {path.name for path in (tmp_path / "fixed").glob("*_gray.png")} == {"a.v1_gray.png"}
+
+
+def test_the_masks_of_a_pruned_network_are_plotted_beside_the_pictures(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cfg = configuration()
+    network = build(cfg.model)
+    SoftTopKPruner(0.5, 10, min_remaining_elements=2).configure_model(network)
+    Segmenter(model=network.eval(), config=cfg).save_pretrained(tmp_path / "soft")
+    where = ["--model", str(tmp_path / "soft"), "--output", str(tmp_path / "out"), "--device", "cpu"]
+    program.main([str(pictures / "a.v1.png"), *where])
+    assert f"masks: {tmp_path / 'out' / 'masks.png'}" in capsys.readouterr().out
+    with Image.open(tmp_path / "out" / "masks.png") as plot:
+        assert plot.width > plot.height > 300
 
 
 def test_a_classifier_names_the_pictures(

@@ -10,6 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from acosp_seg import plots
 from acosp_seg.cli import parse_demo
 from acosp_seg.config import Config, QuirkConfig
 from acosp_seg.draw import file_names, write_color, write_gray, write_picture
@@ -23,6 +24,8 @@ from prunelab import dist
 from prunelab.data.segmentation import PICTURES, find_pictures, read_image
 from prunelab.errors import UserError, entry
 
+MASKS = "masks.png"
+"""The plot of the masks, beside the pictures."""
 MOST = 40
 """Pictures that the original's demo takes; of more it draws so many, some of them twice."""
 
@@ -30,7 +33,7 @@ MOST = 40
 def demo(options: DemoOptions) -> list[Path]:
     """Segment the pictures; write an overlay with a legend, a grey and a colour label map of each.
 
-    A classifier's answers are printed instead.
+    A classifier's answers are printed instead. Of a network with masks a plot of them is written as well.
 
     Returns:
         The overlays.
@@ -46,11 +49,14 @@ def demo(options: DemoOptions) -> list[Path]:
         if cfg is None and options.preset is not None:
             segmenter.config = with_preset(segmenter.config, options.preset)
         pictures = chosen(options, drawn=bool(cfg and cfg.run.preset == "faithful"))
+        folder = resolve(options.output or (cfg.test.demo_save_path if cfg else "") or "demo")
+        if segmenter.layout in ("soft", "hard"):
+            plots.save(plots.mask_figure(segmenter.model, title=f"masks of {place}"), folder / MASKS)
+            print(f"masks: {folder / MASKS}")
         if segmenter.classifies:
             for picture in pictures:
                 print(f"{picture}: {segmenter.classify(picture)}")
             return []
-        folder = resolve(options.output or (cfg.test.demo_save_path if cfg else "") or "demo")
         return write_all(segmenter, pictures, folder, options.opacity)
     finally:
         dist.stop()
