@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prunelab.errors import UserError
-from prunelab.transforms import Compose
+from prunelab.transforms import Compose, Normalize, ToTensor, normalised
 from prunelab.transforms.window import Box, RandomCrop, resize_linear, resize_nearest
 
 CLOSE = 1e-4  # grey levels: a few units in the last place
@@ -32,7 +32,7 @@ def compare(crop: RandomCrop, image: np.ndarray, label: np.ndarray, seed: int, a
     assert np.array_equal(our_label, their_label)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     size=st.tuples(st.integers(1, 70), st.integers(1, 70)),
     crop=st.tuples(st.integers(1, 60), st.integers(1, 60)),
@@ -70,6 +70,13 @@ def test_a_picture_of_floats_gives_the_same_as_one_of_bytes():
     crop = RandomCrop(scale=(0.5, 2.0), rotate=(-10, 10), size=(33, 25))
     one, other = (crop(i, label, random.Random(4))[0] for i in (image, image.astype(np.float32)))
     assert np.array_equal(one, other)
+
+
+def test_normalising_in_one_go_gives_the_same_numbers():
+    image = picture(37, 21)[0].astype(np.float32) * 0.99
+    wanted, _ = Normalize()(*ToTensor()(image, image[..., 0]))
+    assert np.array_equal(normalised(image), wanted.numpy())
+    assert np.array_equal(normalised(image[:, ::-1]), wanted.numpy()[:, :, ::-1])
 
 
 def test_parts_of_a_resized_picture_join_to_the_whole():

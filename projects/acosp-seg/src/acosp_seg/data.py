@@ -26,7 +26,7 @@ from prunelab.data.loader import Loader, make_loader
 from prunelab.data.segmentation import Sample, check_labels, pair_by_name, read_list, read_sample
 from prunelab.data.synthetic import cached
 from prunelab.errors import UserError
-from prunelab.transforms import Crop, Normalize, RandomCrop, ToTensor
+from prunelab.transforms import Crop, RandomCrop, normalised
 
 SPLITS = ("train", "val", "test")
 PADDING = 4
@@ -80,7 +80,7 @@ class Pictures:
         if isinstance(self.cut, Crop):
             image = image.astype(np.float32)  # so that padding keeps its exact mean
         image, label = self.cut(image, label, random)
-        return Normalize()(*ToTensor()(image, label))
+        return torch.from_numpy(normalised(image)), torch.from_numpy(label.astype(np.int64))
 
 
 def stack(samples: Sequence[Batch]) -> Batch:

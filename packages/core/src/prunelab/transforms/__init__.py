@@ -17,7 +17,7 @@ from prunelab.transforms.paired import (
     Rng,
     ToTensor,
 )
-from prunelab.transforms.window import RandomCrop
+from prunelab.transforms.window import RandomCrop, normalised
 
 __all__ = [
     "BGR2RGB",
@@ -36,4 +36,5 @@ __all__ = [
     "Resize",
     "Rng",
     "ToTensor",
+    "normalised",
 ]

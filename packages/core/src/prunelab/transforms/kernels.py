@@ -1,6 +1,10 @@
-"""The compiled inner loops of resizing a window; imported at the first use, compiled once and cached."""
+"""The compiled inner loops of `prunelab.transforms.window`; imported at the first use, compiled once, cached.
 
-# h, w height and width of the window, C colours
+Places in a turned picture are in fixed point, with ten fractional bits: the sum of what its row and its
+column add, ``x_rows[y] + x_columns[x]``, and the same for y.
+"""
+
+# H, W height and width of the picture, h, w those of the window
 
 from __future__ import annotations
 
@@ -10,47 +14,112 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+BITS = 10  # fractional bits of places
+FINE = 5  # of which so many choose the weights of a linear mix
+
 
 def _compiled(function: Callable[..., Any]) -> Any:
-    """Compile at the first call, keep the machine code on disk, and let other threads run meanwhile."""
+    """Compile at the first call, keep the machine code on disk, and let other threads run meanwhile.
+
+    A product and the sum that takes it in may become one instruction, which rounds once.
+    """
+    options: dict[str, Any] = {"nogil": True, "fastmath": {"contract"}}
     try:
-        return njit(cache=True, nogil=True)(function)
+        return njit(cache=True, **options)(function)
     except RuntimeError:  # no folder to keep it in: a read-only installation and no home
-        return njit(nogil=True)(function)
+        return njit(**options)(function)
 
 
 @_compiled
-def _mix_columns(image, row, columns, shares, out):  # pragma: no cover - compiled
-    """Mix the neighbouring pixels of one row: out (w, C)."""
-    for x in range(len(columns)):
-        column, share = columns[x], np.float64(shares[x])
-        for c in range(out.shape[1]):
-            first = np.float32(image[row, column, c])
-            step = np.float32(np.float32(image[row, column + 1, c]) - first)
-            out[x, c] = np.float32(np.float64(first) + np.float64(step) * share)
+def _mix_columns(row, start, places, shares, floats, out):  # pragma: no cover - compiled
+    """Mix the neighbouring pixels of one row: out (w * 3,), by way of its floats from ``start`` on."""
+    for i in range(len(floats)):
+        floats[i] = row[start + i]
+    for x in range(len(places)):
+        place, share, to = places[x], shares[x], 3 * x
+        for c in range(3):
+            first = floats[place + c]
+            out[to + c] = first + (floats[place + 3 + c] - first) * share
 
 
 @_compiled
 def linear(image, rows, row_shares, columns, column_shares, out):  # pragma: no cover - compiled
-    """Resize linearly: out (h, w, C) float32.
+    """Resize linearly: image (H, W * 3), out (h, w * 3) float32.
 
     Output pixel (y, x) lies ``row_shares[y]`` of the way from row ``rows[y]`` to the next one, and
-    ``column_shares[x]`` from column ``columns[x]`` to its next; neither is the picture's last. Columns are
-    mixed first, then rows; each mix ``a + (b - a) * share`` rounds its difference and its result to single
-    precision, and nothing else, as a fused multiply-add does.
+    ``column_shares[x]`` from column ``columns[x]`` to its next; neither is the picture's last, and columns
+    never go back. Columns are mixed first, then rows, each as ``a + (b - a) * share``.
     """
-    above, below = np.empty_like(out[0]), np.empty_like(out[0])
+    start = 3 * columns[0]
+    floats = np.empty(3 * (columns[-1] + 2) - start, np.float32)
+    places = 3 * columns - start
+    above, below = np.empty(out.shape[1], np.float32), np.empty(out.shape[1], np.float32)
     held = np.int64(-2)  # the row in `above`; the next one is in `below`
     for y in range(len(rows)):
-        row, share = rows[y], np.float64(row_shares[y])
+        row, share = rows[y], row_shares[y]
         if row == held + 1:
             above, below = below, above
-            _mix_columns(image, row + 1, columns, column_shares, below)
+            _mix_columns(image[row + 1], start, places, column_shares, floats, below)
         elif row != held:
-            _mix_columns(image, row, columns, column_shares, above)
-            _mix_columns(image, row + 1, columns, column_shares, below)
+            _mix_columns(image[row], start, places, column_shares, floats, above)
+            _mix_columns(image[row + 1], start, places, column_shares, floats, below)
         held = row
+        mixed = out[y]
+        for i in range(len(mixed)):
+            mixed[i] = above[i] + (below[i] - above[i]) * share
+
+
+@_compiled
+def nearest(label, rows, columns, out):  # pragma: no cover - compiled
+    """Take label[rows[y], columns[x]]: out (h, w)."""
+    for y in range(len(rows)):
+        row, found = label[rows[y]], out[y]
+        for x in range(len(columns)):
+            found[x] = row[columns[x]]
+
+
+@_compiled
+def turned_nearest(
+    label, rows, columns, x_rows, x_columns, y_rows, y_columns, void, out
+):  # pragma: no cover - compiled
+    """Take the nearest pixel of a resized label map for each place, ``void`` outside of it: out (h, w).
+
+    The resized map, of ``len(rows)`` by ``len(columns)``, is never made: its pixel (i, j) is
+    label[rows[i], columns[j]].
+    """
+    half = 1 << (BITS - 1)
+    height, width = len(rows), len(columns)
+    for y in range(out.shape[0]):
+        found, x_row, y_row = out[y], x_rows[y] + half, y_rows[y] + half
         for x in range(out.shape[1]):
-            for c in range(out.shape[2]):
-                step = np.float32(below[x, c] - above[x, c])
-                out[y, x, c] = np.float32(np.float64(above[x, c]) + np.float64(step) * share)
+            i, j = (y_row + y_columns[x]) >> BITS, (x_row + x_columns[x]) >> BITS
+            inside = 0 <= i < height and 0 <= j < width
+            found[x] = label[rows[i], columns[j]] if inside else void
+
+
+@_compiled
+def turned_places(
+    x_rows, x_columns, y_rows, y_columns, top, left, places, weights
+):  # pragma: no cover - compiled
+    """Split each place into whole pixels, counted from (left, top), and the number of its weights.
+
+    places (h, w, 2) int16 of x and y, weights (h, w) uint16: as OpenCV's remap takes them.
+    """
+    half, mask = 1 << (BITS - FINE - 1), (1 << FINE) - 1
+    for y in range(places.shape[0]):
+        x_row, y_row = x_rows[y] + half, y_rows[y] + half
+        for x in range(places.shape[1]):
+            right, down = (x_row + x_columns[x]) >> (BITS - FINE), (y_row + y_columns[x]) >> (BITS - FINE)
+            places[y, x, 0], places[y, x, 1] = (right >> FINE) - left, (down >> FINE) - top
+            weights[y, x] = ((down & mask) << FINE) + (right & mask)
+
+
+@_compiled
+def planes(image, mean, std, out):  # pragma: no cover - compiled
+    """Part the colours and normalise them: image (h, w, 3), out (3, h, w), all float32."""
+    for y in range(image.shape[0]):
+        row = image[y]
+        for c in range(3):
+            to, shift, factor = out[c, y], mean[c], std[c]
+            for x in range(len(row)):
+                to[x] = (row[x, c] - shift) / factor

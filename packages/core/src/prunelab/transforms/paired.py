@@ -104,10 +104,13 @@ class RandScale:
         return scale * stretch, scale / stretch
 
     def __call__(self, image: np.ndarray, label: np.ndarray, rng: Rng = random) -> tuple[Any, Any]:
-        """Resize both; the new size is OpenCV's rounding of factor times size."""
+        """Draw the factors and resize both."""
+        return self.apply(image, label, *self.draw(rng))
+
+    def apply(self, image: np.ndarray, label: np.ndarray, fx: float, fy: float) -> tuple[Any, Any]:
+        """Resize both by these factors; the new size is OpenCV's rounding of factor times size."""
         import cv2
 
-        fx, fy = self.draw(rng)
         return (
             cv2.resize(image, None, fx=fx, fy=fy, interpolation=cv2.INTER_LINEAR),
             cv2.resize(label, None, fx=fx, fy=fy, interpolation=cv2.INTER_NEAREST),
@@ -138,10 +141,13 @@ class RandRotate:
         return low + (high - low) * rng.random()
 
     def __call__(self, image: np.ndarray, label: np.ndarray, rng: Rng = random) -> tuple[Any, Any]:
-        """Turn both; the size stays."""
+        """Draw the angle and turn both; the size stays."""
+        return self.apply(image, label, self.draw(rng))
+
+    def apply(self, image: np.ndarray, label: np.ndarray, angle: float | None) -> tuple[Any, Any]:
+        """Turn both by this angle."""
         import cv2
 
-        angle = self.draw(rng)
         if angle is None:
             return image, label
         height, width = label.shape
@@ -175,10 +181,14 @@ class RandomGaussianBlur:
         return rng.random() < 0.5
 
     def __call__(self, image: np.ndarray, label: np.ndarray, rng: Rng = random) -> tuple[Any, Any]:
-        """Blur the picture; the label map stays."""
+        """Draw, and blur the picture or not; the label map stays."""
+        return self.apply(image, label, self.draw(rng))
+
+    def apply(self, image: np.ndarray, label: np.ndarray, blur: bool) -> tuple[Any, Any]:
+        """Blur the picture if so drawn."""
         import cv2
 
-        return (cv2.GaussianBlur(image, (self.radius, self.radius), 0) if self.draw(rng) else image), label
+        return (cv2.GaussianBlur(image, (self.radius, self.radius), 0) if blur else image), label
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,10 +203,14 @@ class RandomHorizontalFlip:
         return rng.random() < self.p
 
     def __call__(self, image: np.ndarray, label: np.ndarray, rng: Rng = random) -> tuple[Any, Any]:
-        """Mirror both or neither."""
+        """Draw, and mirror both or neither."""
+        return self.apply(image, label, self.draw(rng))
+
+    def apply(self, image: np.ndarray, label: np.ndarray, flip: bool) -> tuple[Any, Any]:
+        """Mirror both if so drawn."""
         import cv2
 
-        return (cv2.flip(image, 1), cv2.flip(label, 1)) if self.draw(rng) else (image, label)
+        return (cv2.flip(image, 1), cv2.flip(label, 1)) if flip else (image, label)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -245,26 +259,40 @@ class Crop:
         return rows // 2, columns // 2
 
     def __call__(self, image: np.ndarray, label: np.ndarray, rng: Rng = random) -> tuple[Any, Any]:
-        """Pad where needed, and cut.
+        """Pad where needed, draw the place, and cut.
 
         Raises:
             UserError: the picture is smaller than the crop and there is no colour to pad with.
         """
-        import cv2
+        height, width = (max(side, least) for side, least in zip(label.shape, self.size, strict=True))
+        return self.apply(image, label, *self.draw(height, width, rng))
 
-        pads = self.pads(*label.shape)
-        if any(pads):
-            if self.padding is None:
-                height, width = label.shape
-                raise UserError(f"a picture of {height}x{width} is smaller than the crop {list(self.size)}")
-            top, bottom, left, right = pads
-            around = (top, bottom, left, right, cv2.BORDER_CONSTANT)
-            image = cv2.copyMakeBorder(image, *around, value=tuple(self.padding))
-            label = cv2.copyMakeBorder(label, *around, value=(self.ignore_label,))
+    def apply(self, image: np.ndarray, label: np.ndarray, top: int, left: int) -> tuple[Any, Any]:
+        """Pad where needed, and cut at this place of the padded picture; errors are those of a call."""
         height, width = label.shape
-        top, left = self.draw(height, width, rng)
+        if any(self.pads(height, width)):
+            image, label = self.pad(image, label, self.pads(height, width))
         rows, columns = slice(top, top + self.size[0]), slice(left, left + self.size[1])
         return image[rows, columns], label[rows, columns]
+
+    def pad(
+        self, image: np.ndarray, label: np.ndarray, around: tuple[int, int, int, int]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Put rows and columns of padding around both: top, bottom, left, right.
+
+        Raises:
+            UserError: there is no colour to pad with.
+        """
+        import cv2
+
+        if self.padding is None:
+            height, width = label.shape
+            raise UserError(f"a picture of {height}x{width} is smaller than the crop {list(self.size)}")
+        how = (*around, cv2.BORDER_CONSTANT)
+        return (
+            cv2.copyMakeBorder(image, *how, value=tuple(self.padding)),
+            cv2.copyMakeBorder(label, *how, value=(self.ignore_label,)),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

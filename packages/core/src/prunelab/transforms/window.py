@@ -23,6 +23,7 @@ from prunelab.errors import UserError
 from prunelab.transforms.paired import (
     BLUR_SIZE,
     MEAN,
+    STD,
     Crop,
     RandomGaussianBlur,
     RandomHorizontalFlip,
@@ -30,9 +31,6 @@ from prunelab.transforms.paired import (
     RandScale,
     Rng,
 )
-
-_BITS = 10  # fractional bits of OpenCV's coordinates
-_FINE = 5  # of which so many choose the weights of a linear mix
 
 
 @dataclass(frozen=True)
@@ -145,11 +143,18 @@ def resize_linear(image: np.ndarray, scale: float, box: Box) -> np.ndarray:
     scale = _real_scale(image, scale)
     if min(image.shape[:2]) < 2:  # there is no neighbour to mix with
         image = np.pad(image, ((0, 1), (0, 1), (0, 0)), mode="edge")
-    out = np.empty((*box.shape, image.shape[2]), np.float32)
+    height, width = box.shape
+    out = np.empty((height, 3 * width), np.float32)
     rows = _linear_taps(image.shape[0], scale, box.top, box.bottom)
     columns = _linear_taps(image.shape[1], scale, box.left, box.right)
-    kernels.linear(np.ascontiguousarray(image), *rows, *columns, out)
-    return out
+    # (H, W, 3) to (H, W * 3)
+    kernels.linear(np.ascontiguousarray(image).reshape(len(image), -1), *rows, *columns, out)
+    return out.reshape(height, width, 3)
+
+
+def _nearest_taps(length: int, scale: float, start: int, end: int) -> np.ndarray:
+    """The source pixel of each output pixel from ``start`` to ``end``."""
+    return np.minimum(np.floor(np.arange(start, end) * (1 / scale)).astype(np.int64), length - 1)
 
 
 def resize_nearest(label: np.ndarray, scale: float, box: Box) -> np.ndarray:
@@ -163,82 +168,69 @@ def resize_nearest(label: np.ndarray, scale: float, box: Box) -> np.ndarray:
     Returns:
         (h, w), of the same type.
     """
+    from prunelab.transforms import kernels
+
     scale = _real_scale(label, scale)
-    rows, columns = (
-        np.minimum(np.floor(np.arange(start, end) * (1 / scale)).astype(np.int64), length - 1)
-        for start, end, length in (
-            (box.top, box.bottom, label.shape[0]),
-            (box.left, box.right, label.shape[1]),
-        )
-    )
-    first = columns[0]
-    strip = label[:, first : columns[-1] + 1].take(rows, axis=0)
-    return strip.take(columns - first, axis=1)
+    rows = _nearest_taps(label.shape[0], scale, box.top, box.bottom)
+    columns = _nearest_taps(label.shape[1], scale, box.left, box.right)
+    out = np.empty(box.shape, label.dtype)
+    kernels.nearest(np.ascontiguousarray(label), rows, columns, out)
+    return out
 
 
-class _Turn:
-    """Where the pixels of a window of the turned picture come from: OpenCV's map, in fixed point.
-
-    Coordinates are sums of a row's and a column's part, each rounded on its own, for the whole picture.
+def normalised(image: np.ndarray, mean: Sequence[float] = MEAN, std: Sequence[float] = STD) -> np.ndarray:
+    """What `ToTensor` and `Normalize` make of a picture, in one go.
 
     Args:
-        height: H.
-        width: W.
-        angle: degrees against the clock, about the middle.
-        box: the window of the turned picture.
+        image: (h, w, 3) float32.
+        mean: of each colour.
+        std: of each colour.
+
+    Returns:
+        (3, h, w) float32.
     """
+    from prunelab.transforms import kernels
 
-    def __init__(self, height: int, width: int, angle: float, box: Box) -> None:
-        import cv2
-
-        self.height, self.width = height, width
-        matrix = cv2.getRotationMatrix2D((width / 2, height / 2), angle, 1)
-        (a, b, c), (d, e, f) = matrix.tolist()
-        factor = 1 / (a * e - b * d)  # backwards, in the order in which OpenCV rounds
-        a, b, d, e = e * factor, -b * factor, -d * factor, a * factor
-        c, f = -a * c - b * f, -d * c - e * f
-        x, y = (
-            np.arange(box.left, box.right, dtype=np.float64),
-            np.arange(box.top, box.bottom, dtype=np.float64),
-        )
-        self.x = _fixed(b * y + c), _fixed(a * x)
-        self.y = _fixed(e * y + f), _fixed(d * x)
-
-    def maps(self, linear: bool) -> tuple[Box, np.ndarray, np.ndarray]:
-        """What `cv2.remap` needs.
-
-        Args:
-            linear: mix four neighbours; else take the nearest one.
-
-        Returns:
-            The part of the picture that is looked at (perhaps empty), the map (h, w, 2) int16 of x and y
-            within that part, and the number of each pixel's weights (h, w) uint16, empty unless ``linear``.
-        """
-        shift = _BITS - _FINE if linear else _BITS
-        half = 1 << (shift - 1)
-        fine = _FINE if linear else 0
-        # Sums are largest where both parts are, so rows and columns alone tell which part is looked at.
-        ends = [
-            (
-                (int(rows.min()) + int(columns.min()) + half) >> _BITS,
-                (int(rows.max()) + int(columns.max()) + half) >> _BITS,
-            )
-            for rows, columns in (self.y, self.x)
-        ]
-        (top, bottom), (left, right) = ends
-        reach = 2 if linear else 1
-        box = Box(top, bottom + reach, left, right + reach).grown(0, self.height, self.width)
-        x, y = (((rows[:, None] + columns[None, :]) + half) >> shift for rows, columns in (self.x, self.y))
-        places = np.empty((*x.shape, 2), np.int16)
-        places[..., 0], places[..., 1] = (x >> fine) - box.left, (y >> fine) - box.top
-        if not linear:
-            return box, places, np.empty(0, np.uint16)
-        steps = 1 << _FINE
-        return box, places, ((y & (steps - 1)) * steps + (x & (steps - 1))).astype(np.uint16)
+    out = np.empty((3, *image.shape[:2]), np.float32)
+    kernels.planes(
+        np.ascontiguousarray(image), np.asarray(mean, np.float32), np.asarray(std, np.float32), out
+    )
+    return out
 
 
-def _fixed(values: np.ndarray) -> np.ndarray:
-    return np.rint(values * (1 << _BITS)).astype(np.int32)
+def _turned_places(drawn: Draw, box: Box) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Where the pixels of a part of the turned picture come from: OpenCV's map, in fixed point.
+
+    Places are sums of what rows and columns add, each rounded on its own, as for the whole picture.
+
+    Returns:
+        What rows add to x (h,), columns to x (w,), rows to y (h,), columns to y (w,): int32.
+    """
+    import cv2
+
+    from prunelab.transforms.kernels import BITS
+
+    def fixed(values: np.ndarray) -> np.ndarray:
+        return np.rint(values * (1 << BITS)).astype(np.int32)
+
+    matrix = cv2.getRotationMatrix2D((drawn.width / 2, drawn.height / 2), drawn.angle or 0.0, 1)
+    (a, b, c), (d, e, f) = matrix.tolist()
+    factor = 1 / (a * e - b * d)  # backwards, in the order in which OpenCV rounds
+    a, b, d, e = e * factor, -b * factor, -d * factor, a * factor
+    c, f = -a * c - b * f, -d * c - e * f
+    x = np.arange(box.left, box.right, dtype=np.float64)
+    y = np.arange(box.top, box.bottom, dtype=np.float64)
+    return fixed(b * y + c), fixed(a * x), fixed(e * y + f), fixed(d * x)
+
+
+def _seen(rows: np.ndarray, columns: np.ndarray) -> tuple[int, int]:
+    """The first pixel that a linear mix at these places looks at, and the one after the last."""
+    from prunelab.transforms.kernels import BITS, FINE
+
+    half = 1 << (BITS - FINE - 1)
+    # Sums are smallest and largest where both parts are.
+    first, last = (int(end(rows)) + int(end(columns)) + half for end in (np.min, np.max))
+    return first >> BITS, (last >> BITS) + 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -305,23 +297,30 @@ class RandomCrop:
         import cv2
 
         drawn = self.draw(*label.shape, rng=rng)
-        above, _, before, _ = self.steps[-1].pads(drawn.height, drawn.width)
+        if max(label.size, drawn.height * drawn.width) <= self.size[0] * self.size[1]:
+            return self._whole(image, label, drawn)
+        crop = self.steps[-1]
+        above, _, before, _ = crop.pads(drawn.height, drawn.width)
         top, left = drawn.top - above, drawn.left - before
-        crop = Box(top, top + self.size[0], left, left + self.size[1])
-        seen = crop.grown(0, drawn.height, drawn.width)  # the rest is padding
+        box = Box(top, top + self.size[0], left, left + self.size[1])
+        seen = box.grown(0, drawn.height, drawn.width)  # the rest is padding
         source = seen
         if drawn.flip:
             source = Box(seen.top, seen.bottom, drawn.width - seen.right, drawn.width - seen.left)
         pixels, labels = self._pixels(image, drawn, source), self._labels(label, drawn, source)
         if drawn.flip:
             pixels, labels = cv2.flip(pixels, 1), cv2.flip(labels, 1)
-        if seen == crop:
+        if seen == box:
             return pixels, labels
-        place = seen.moved(-top, -left)
-        whole = np.full((*self.size, 3), np.array(self.padding, np.float32))
-        whole_label = np.full(self.size, self.ignore_label, label.dtype)
-        place.of(whole)[:], place.of(whole_label)[:] = pixels, labels
-        return whole, whole_label
+        around = (seen.top - box.top, box.bottom - seen.bottom, seen.left - box.left, box.right - seen.right)
+        return crop.pad(pixels, labels, around)
+
+    def _whole(self, image: np.ndarray, label: np.ndarray, drawn: Draw) -> tuple[np.ndarray, np.ndarray]:
+        """Go the long way, which is the faster one where no picture on it is larger than the crop."""
+        scale, rotate, blur, flip, crop = self.steps
+        pair = scale.apply(image.astype(np.float32), label, drawn.scale, drawn.scale)
+        pair = flip.apply(*blur.apply(*rotate.apply(*pair, drawn.angle), drawn.blur), drawn.flip)
+        return crop.apply(*pair, drawn.top, drawn.left)
 
     def _pixels(self, image: np.ndarray, drawn: Draw, box: Box) -> np.ndarray:
         """A part of the scaled, turned and blurred picture."""
@@ -337,25 +336,32 @@ class RandomCrop:
         """A part of the scaled and turned picture."""
         import cv2
 
+        from prunelab.transforms import kernels
+
         if drawn.angle is None:
             return resize_linear(image, drawn.scale, box)
-        part, places, weights = _Turn(drawn.height, drawn.width, drawn.angle, box).maps(linear=True)
+        x_rows, x_columns, y_rows, y_columns = _turned_places(drawn, box)
+        part = Box(*_seen(y_rows, y_columns), *_seen(x_rows, x_columns)).grown(0, drawn.height, drawn.width)
         colour = tuple(self.padding)
         if part.empty:
             return np.full((*box.shape, 3), np.array(colour, np.float32))
+        places, weights = np.empty((*box.shape, 2), np.int16), np.empty(box.shape, np.uint16)
+        kernels.turned_places(x_rows, x_columns, y_rows, y_columns, part.top, part.left, places, weights)
         pixels = resize_linear(image, drawn.scale, part)
         constant = cv2.BORDER_CONSTANT
         return cv2.remap(pixels, places, weights, cv2.INTER_LINEAR, borderMode=constant, borderValue=colour)
 
     def _labels(self, label: np.ndarray, drawn: Draw, box: Box) -> np.ndarray:
         """A part of the scaled and turned label map."""
-        import cv2
+        from prunelab.transforms import kernels
 
         if drawn.angle is None:
             return resize_nearest(label, drawn.scale, box)
-        part, places, none = _Turn(drawn.height, drawn.width, drawn.angle, box).maps(linear=False)
-        if part.empty:
-            return np.full(box.shape, self.ignore_label, label.dtype)
-        found = resize_nearest(label, drawn.scale, part)
-        constant, void = cv2.BORDER_CONSTANT, (self.ignore_label,)
-        return cv2.remap(found, places, none, cv2.INTER_NEAREST, borderMode=constant, borderValue=void)
+        scale, out = _real_scale(label, drawn.scale), np.empty(box.shape, label.dtype)
+        rows = _nearest_taps(label.shape[0], scale, 0, drawn.height)
+        columns = _nearest_taps(label.shape[1], scale, 0, drawn.width)
+        void = label.dtype.type(self.ignore_label)
+        kernels.turned_nearest(
+            np.ascontiguousarray(label), rows, columns, *_turned_places(drawn, box), void, out
+        )
+        return out
