@@ -27,6 +27,7 @@ from acosp_seg.config import Config
 from acosp_seg.model.network import Network
 from acosp_seg.steps import make_optimizer
 from prunelab import dist
+from prunelab.errors import UserError
 from prunelab.optim import carry_state
 
 
@@ -58,9 +59,15 @@ class Pruning:
 
         Returns:
             Lines for people.
+
+        Raises:
+            UserError: the structure is that of another network.
         """
         if saved is not None:
-            apply_structure(model, saved)
+            try:
+                apply_structure(model, saved)
+            except ValueError as error:
+                raise UserError(f"the checkpoint's masks are of another model: {error}") from error
             return []
         with _said() as lines:
             self.library.configure_model(model)

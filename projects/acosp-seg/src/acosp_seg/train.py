@@ -19,6 +19,7 @@ from acosp_seg.data import open_data
 from acosp_seg.evaluate import Evaluator
 from acosp_seg.job import make_job
 from acosp_seg.lowering import lower, run_folder
+from acosp_seg.model.network import Network
 from acosp_seg.pruner import temperature
 from acosp_seg.tour import tour
 from prunelab.config import to_plain, yaml_text
@@ -41,12 +42,13 @@ def train(cfg: Config, *, quiet: bool = False) -> Path:
     with Run(settings(cfg, folder, quiet=quiet), config=to_plain(cfg), name="acosp-seg") as run:
         check_batches(cfg, run.world_size)
         data = open_data(cfg, folder / "fake_data")
-        if cfg.data.check_labels:
-            tell_labels(run, run.once("labels", data.check))
         loader = data.loader("train", rank=run.rank, world_size=run.world_size)
         job = make_job(cfg, run)
         run.track(sampler=loader.sampler, **job.tracked)
         job.model.train()
+        check_size(job.model, cfg, run.world_size)
+        if cfg.data.check_labels:  # last of all checks: from here on the folder holds a run
+            tell_labels(run, run.once("labels", data.check))
         evaluator = None
         if cfg.run.evaluate:
             val = data.loader("val", rank=run.rank, world_size=run.world_size)
@@ -106,6 +108,17 @@ def check_batches(cfg: Config, processes: int) -> None:
         raise UserError(
             f"batch_size is {size}, expected a multiple of {processes}, the number of processes that share it"
         )
+
+
+def check_size(model: Network, cfg: Config, processes: int) -> None:
+    """Refuse a size of crops or of batches that the network cannot take, before any picture is read.
+
+    Raises:
+        UserError: see `acosp_seg.model.network.Network.check_input`.
+    """
+    data = cfg.data
+    size = (data.batch_size // processes, 3, data.train_h, data.train_w)
+    model.check_input(torch.empty(size, device="meta"))
 
 
 def tell_labels(run: Run, found: Mapping[str, Mapping[str, Any]]) -> None:
