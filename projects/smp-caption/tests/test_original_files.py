@@ -19,8 +19,9 @@ from prunelab.mask.files import load_state
 from smp_caption import convert, export, original
 from smp_caption.captioner import Captioner
 from smp_caption.cli import ALL_GROUPS
-from smp_caption.config import Config, QuirksConfig
+from smp_caption.config import Config, OptimConfig, PruneConfig, QuirksConfig
 from smp_caption.options import ConvertOptions, ExportOptions, TestOptions
+from smp_caption.steps import make_optimizer
 from smp_caption.test import test as score
 
 OURS = ("best", "last", "pruned", "checkpoints", "config.yaml", "pruned.pack")
@@ -124,8 +125,7 @@ def test_the_original_would_find_all_its_flags_in_the_configuration(
 ) -> None:
     written = json.loads((published("pruned") / "config.json").read_text())
     flags = {name for _, group in ALL_GROUPS for name in group}
-    # These two are told by what was saved, not by a flag of the finished run.
-    assert flags - set(written) - {"resume_training", "logging_level"} == set()
+    assert flags - set(written) == set()
     for name in ("bos_token_id", "eos_token_id", "unk_token_id", "pad_token_id", "num_special_symbols"):
         assert name in written
 
@@ -160,6 +160,67 @@ def test_an_originals_run_is_scored_as_ours(
     assert set(score(half)) == set(found)
     state = load_state(folder / "model_best_pruned_float16.pth")[0]
     assert {value.dtype for value in state.values()} == {torch.float16}
+
+
+def test_an_optimiser_of_the_original_is_loaded_and_one_of_something_else_is_one_line(
+    published: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folder, file = published("pruned"), tmp_path / "optimizer_last.pth"
+    captioner = original.load(folder / original.LAST)
+    prune = PruneConfig(prune_type="supermask")
+
+    def optimizer(**changes: Any) -> torch.optim.Optimizer:
+        optim = OptimConfig(lr_scheduler="cosine", **changes)
+        return make_optimizer(captioner.model, optim, prune)
+
+    written = torch.load(folder / original.OPTIMIZER_LAST, weights_only=True)
+    # PyTorch 1.6 counted steps in plain numbers and knew fewer options.
+    groups = [
+        {name: value for name, value in group.items() if name not in ("fused", "foreach", "maximize")}
+        for group in written["param_groups"]
+    ]
+    plain = {n: {**state, "step": int(state["step"])} for n, state in written["state"].items()}
+    torch.save({"state": plain, "param_groups": groups}, file)
+    found = optimizer(learning_rate=0.5)
+    original.load_optimizer(found, file)
+    assert [group["lr"] for group in found.param_groups] == [0.5, 100.0]
+    assert found.param_groups[0]["fused"]
+    for number, state in found.state_dict()["state"].items():
+        assert all(torch.equal(state[name], written["state"][number][name]) for name in state)
+
+    damages: list[tuple[Any, str]] = [
+        ([1], "holds no optimiser; expected the keys state and param_groups"),
+        ({"state": {}}, "holds no optimiser"),
+        ({"state": {}, "param_groups": groups[:1]}, r"groups of \[21\] parameters, expected \[21, 11\]"),
+        (
+            {"state": {0: {"exp_avg": torch.zeros(2, 3)}}, "param_groups": groups},
+            r"exp_avg of parameter 0 has shape \(2, 3\), expected \(30, 16\): it is of another model",
+        ),
+    ]
+    for content, said in damages:
+        torch.save(content, file)
+        with pytest.raises(UserError, match=said):
+            original.load_optimizer(optimizer(), file)
+    torch.save(written, file)
+    with pytest.raises(UserError, match="has no momentum: it is of another optimiser than SGD"):
+        original.load_optimizer(optimizer(optim="sgdm"), file)
+    file.write_bytes(file.read_bytes()[:-50])
+    with pytest.raises(UserError, match=r"optimizer_last.pth: cannot be loaded with weights_only=True"):
+        original.load_optimizer(optimizer(), file)
+
+
+def test_features_of_an_originals_run_go_where_its_data_set_goes(published: Callable[[str], Path]) -> None:
+    folder = published("dense")
+    plain = json.loads((folder / "config.json").read_text())
+    assert plain["input_att_dir"] == f"{plain['dataset_dir']}/bu/cocobu_att"
+    plain |= {
+        "dataset_dir": "/their/coco",
+        "input_att_dir": "/their/coco/bu/cocobu_att/",
+        "input_fc_dir": "/elsewhere",
+    }
+    (folder / "config.json").write_text(json.dumps(plain))
+    data = original.run_config(folder).data
+    assert (data.dataset_dir, data.input_att_dir, data.input_fc_dir) == ("/their/coco", "", "/elsewhere")
 
 
 def old(version: str, **changes: Any) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from prunelab.optim import Schedule, guarded_step
 from smp_caption.config import Config, OptimConfig, PruneConfig
 from smp_caption.export_original import binary_mask_state, pruned_state, sparse_state
 from smp_caption.model import UpDown
+from smp_caption.original import load_optimizer
 from smp_caption.steps import caption_loss, make_optimizer, make_schedule
 
 from .parity_models import (
@@ -238,6 +239,10 @@ def test_optimiser_steps_end_at_the_recorded_parameters_and_optimiser_state(fold
     for index, state in recorded["state"].items():
         for name, value in state.items():
             assert_within(own["state"][index][name], value, tolerance["optimizer_state"], f"{index} {name}")
+    fresh, _ = optimiser_of(folder, model)
+    load_optimizer(fresh, folder.path / "optimizer_last.pth")
+    for index, state in fresh.state_dict()["state"].items():
+        assert all(torch.equal(state[name], value) for name, value in recorded["state"][index].items())
 
 
 @pytest.mark.parity

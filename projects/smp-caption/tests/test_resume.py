@@ -17,7 +17,7 @@ import torch
 
 from prunelab.checkpoint import listed
 from prunelab.util import atomic_write, sha256_file
-from smp_caption import finish, train
+from smp_caption import finish, original, train
 
 pytestmark = pytest.mark.tiny
 
@@ -35,8 +35,16 @@ def contents(run: Path) -> dict[str, Any]:
         hidden = any(part.startswith(".") for part in path.relative_to(run).parts)
         if path.is_dir() or hidden or name.startswith(("checkpoints/", "events.")) or name in DIFFERENT:
             continue
-        found[name] = figures(path) if name == "metrics.jsonl" else sha256_file(path)
+        if name == "metrics.jsonl":
+            found[name] = figures(path)
+        elif name.startswith("optimizer_"):
+            found[name] = moments(path)
+        else:
+            found[name] = sha256_file(path)
     newest = listed(run / "checkpoints")[-1]
+    if (run / original.CONFIG).is_file():
+        found[original.CONFIG] = json.loads((run / original.CONFIG).read_text())
+        found[original.CONFIG].pop("datetime")
     state = json.loads((newest / "state.json").read_text())
     # Seconds, and the lengths of logs that hold seconds.
     for timed in ("clock", "marks"):
@@ -50,7 +58,17 @@ def figures(path: Path) -> list[dict[str, Any]]:
     return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
 
 
-def copied(source: Path, target: Path, *, merge_zeros: bool) -> None:
+def moments(path: Path) -> tuple[Any, dict[int, dict[str, Any]]]:
+    """What is in an optimiser's file; its bytes also tell which names were one object in memory."""
+    content = torch.load(path, weights_only=True)
+    state = {
+        number: {name: (value.dtype, value.tolist()) for name, value in of_one.items()}
+        for number, of_one in content["state"].items()
+    }
+    return content["param_groups"], state
+
+
+def copied(source: Path, target: Path, **_: object) -> None:
     """Stands for packing: a file that is a function of the weights, written in one go."""
     with atomic_write(target) as file:
         file.write((source / "model.safetensors").read_bytes())
@@ -138,6 +156,25 @@ def test_a_finished_run_resumed_makes_no_step_and_changes_nothing(
     train.main(command(tmp_path / "run", *SHORT, "--resume"))
     assert contents(tmp_path / "run") == expected
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*.safetensors")}
+
+
+@pytest.mark.parametrize("at", [3, 12])
+def test_a_run_that_starts_from_another_starts_from_it_once_more_after_a_kill(
+    at: int,
+    killer: Any,
+    tmp_path: Path,
+    command: Callable[..., list[str]],
+    finished: Callable[[str, str], Path],
+) -> None:
+    begin = ("--start_from", str(finished("dense", "fixed")), "--max_seq_length", "9")
+    train.main(command(tmp_path / "whole", *SHORT, *begin, pruned=True))
+    killer.arm(at)
+    with pytest.raises(killer.Killed):
+        train.main(command(tmp_path / "killed", *SHORT, *begin, pruned=True))
+    killer.arm(0)
+    assert not listed(tmp_path / "killed/checkpoints")
+    train.main(command(tmp_path / "killed", *SHORT, *begin, "--resume", pruned=True))
+    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
 
 
 def test_validating_more_often_does_not_change_the_weights(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -149,7 +150,7 @@ def test_the_faithful_preset_writes_the_originals_files(
     kind: str, finished: Callable[[str, str], Path]
 ) -> None:
     run = finished(kind, "faithful")
-    names = [original.INIT, original.BEST, original.LAST]
+    names = [original.INIT, original.BEST, original.LAST, original.OPTIMIZER_BEST, original.OPTIMIZER_LAST]
     if kind == "pruned":
         names += [original.PRUNED, original.SPARSE, original.BINARY]
     assert {path.name for path in run.glob("*.pth")} == set(names)
@@ -163,6 +164,29 @@ def test_the_faithful_preset_writes_the_originals_files(
     assert config["version"] == original.VERSION
     assert config["caption_model"] == f"up_down_lstm{'_prune' if kind == 'pruned' else ''}"
     assert config["best_global_step"] == notes(run)["step"]
+    assert (config["max_train_step"], config["beam_size"]) == (STEPS, 2)
+    assert config["current_lr"] == values(run, "train/learning_rate")[-1]
+    assert config.get("current_sparsity") == (values(run, "prune/sparsity/all") or [None])[-1]
+    assert (config["model_restored"], config["optimizer_restored"]) == (False, False)
+    assert config["input_att_dir"] == str(Path(config["dataset_dir"]) / "bu/cocobu_att")
+    # The optimiser as torch saves it, with a group of its own for masks, after the steps that it made.
+    for name, made in (
+        (original.OPTIMIZER_BEST, config["best_global_step"]),
+        (original.OPTIMIZER_LAST, STEPS),
+    ):
+        optimizer = states[name]
+        assert [group.get("pruning_mask") for group in optimizer["param_groups"]] == [None, True][
+            : 1 + (kind == "pruned")
+        ]
+        assert {float(state["step"]) for state in optimizer["state"].values()} == {made}
+        assert len(optimizer["state"]) == len(best)
+    counted = json.loads((run / "model_params.json").read_text())
+    assert counted["breakdown"] == {
+        name: states[original.INIT][name].numel() for name in counted["breakdown"]
+    }
+    assert counted["total"] == counted["trainable params"] == sum(counted["breakdown"].values())
+    assert set(counted["breakdown"]) == set(weights)
+    assert (run / "mask_params.json").is_file() == (kind == "pruned")
     if kind == "pruned":
         assert states[original.SPARSE]["logit.weight"].layout == torch.sparse_coo
         dense = states[original.PRUNED]
@@ -231,6 +255,85 @@ def test_a_run_starts_from_the_weights_and_the_tokenizer_of_another(
     assert {key for key in now if key not in then} == {k for k in now if k.endswith("_pruning_mask")}
     tokenizers = [folder / "tokenizer/word.model" for folder in (source, tmp_path / "run")]
     assert tokenizers[0].read_bytes() == tokenizers[1].read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["dense", "pruned"])
+def test_resume_training_takes_the_last_weights_and_the_optimisers_moments(
+    kind: str,
+    tmp_path: Path,
+    command: Callable[..., list[str]],
+    finished: Callable[[str, str], Path],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    source = finished(kind, "faithful")
+    still = (
+        "--learning_rate",
+        "0",
+        "--learning_rate_min",
+        "0",
+        "--prune_supermask_lr",
+        "0",
+        "--max-steps",
+        "1",
+    )
+    words = ("--start_from", str(source), "--resume_training", *still)
+    train.main(command(tmp_path / "run", *words, pruned=kind == "pruned", preset="faithful"))
+    then, now = (torch.load(run / original.LAST, weights_only=True) for run in (source, tmp_path / "run"))
+    assert all(torch.equal(now[name], value) for name, value in then.items())
+    then, now = (
+        torch.load(run / original.OPTIMIZER_LAST, weights_only=True) for run in (source, tmp_path / "run")
+    )
+    assert {float(state["step"]) for state in now["state"].values()} == {STEPS + 1}
+    # A second moment is a mean that forgets a thousandth of itself in a step.
+    assert all(
+        bool((state["exp_avg_sq"] >= 0.99 * then["state"][i]["exp_avg_sq"]).all())
+        for i, state in now["state"].items()
+    )
+    config = json.loads((tmp_path / "run/config.json").read_text())
+    assert (config["model_restored"], config["optimizer_restored"], config["resume_training"]) == (
+        True,
+        True,
+        True,
+    )
+    capsys.readouterr()
+    alone = command(
+        tmp_path / "alone",
+        "--start_from",
+        str(source / "last"),
+        "--resume_training",
+        *still,
+        pruned=kind == "pruned",
+    )
+    train.main([*alone[:-2], "--max-steps", "1"])
+    assert "the optimiser begins anew" not in capsys.readouterr().out
+    shutil.copytree(source / "last", tmp_path / "moved/last")
+    words = ("--start_from", str(tmp_path / "moved"), "--resume_training", *still)
+    train.main(command(tmp_path / "fresh", *words, pruned=kind == "pruned"))
+    said = f"warning: {tmp_path / 'moved/optimizer_last.pth'} is not there: the optimiser begins anew"
+    assert said in capsys.readouterr().out
+
+
+def test_the_logging_level_decides_what_the_console_shows(
+    tmp_path: Path, command: Callable[..., list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown = {}
+    for level in ("INFO", "WARNING", "ERROR"):
+        words = ("--max-steps", "1", "--logging_level", level, "--cached_tokens", "coco-train-words")
+        train.main(command(tmp_path / level, *words, pruned=True))
+        shown[level] = capsys.readouterr()
+        text = (tmp_path / level / "log.txt").read_text()
+        assert "warning: no validation counted as best" in text
+        assert "cached_tokens coco-train-words: not read, since only self-critical training needs it" in text
+    assert "cached_tokens" in shown["INFO"].out
+    assert (shown["INFO"].err, shown["WARNING"].out, shown["ERROR"].out, shown["ERROR"].err) == (
+        "",
+        "",
+        "",
+        "",
+    )
+    assert shown["WARNING"].err.splitlines() == [
+        f"warning: no validation counted as best (sparsity off target?): taking {tmp_path / 'WARNING/last'}"
+    ]
 
 
 def test_no_best_model_means_that_the_last_is_exported_with_a_warning(

@@ -170,7 +170,8 @@ class DataConfig:
     cache_min_free_ram: float = 0.4
     """Keep loaded features in memory while more than this share of it is free; 1: never."""
     cached_tokens: str | None = None
-    """Table of document frequencies for CIDEr-D; None: made from the training captions."""
+    """Table of document frequencies for CIDEr-D, read by self-critical training alone; None: made from the
+    training captions."""
 
     def __post_init__(self) -> None:
         _one_of("dataset", self.dataset, DATASETS)
@@ -347,7 +348,8 @@ class RunConfig:
     resume: bool = False
     """Go on with the run that this folder holds, bit for bit."""
     resume_training: bool = False
-    """With ``start_from``: begin a new run from the last weights, not from the best ones."""
+    """With ``start_from``: begin a new run from the last weights, not from the best ones, and with the
+    optimiser's moments in the ``optimizer_last.pth`` beside them."""
     seed: int = 8888
     """Seed of everything random."""
     save_checkpoint_every: int = 6000
@@ -359,7 +361,8 @@ class RunConfig:
     keep_last: int = 2
     """Checkpoints that are kept beside the best."""
     logging_level: str = "INFO"
-    """Least level of log lines."""
+    """Least level of lines on the console: WARNING leaves warnings alone, ERROR and CRITICAL none; DEBUG says
+    what INFO says. ``log.txt`` holds all of them."""
     device: str = "auto"
     """``auto``, ``cpu``, ``cuda`` or ``cuda:N``."""
     amp: str = "off"

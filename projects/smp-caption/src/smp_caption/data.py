@@ -24,7 +24,7 @@ from prunelab.data.synthetic import cached
 from prunelab.errors import UserError
 from smp_caption.config import Config, DataConfig
 from smp_caption.fake import write_fake_data
-from smp_caption.layout import ATT_DIR, BOX_DIR, FC_DIR, FOLDERS, JSON_NAMES, TINY, reads_boxes, reads_fc
+from smp_caption.layout import FC_DIR, FEATURE_DIRS, FOLDERS, JSON_NAMES, TINY, reads_boxes, reads_fc
 from smp_caption.tokenizer import Tokenizer
 
 SPLITS = ("train", "val", "test")
@@ -51,6 +51,8 @@ class Sources:
     fc: FeatureSource | None
     """None: the mean of a picture's regions is computed."""
     boxes: FeatureSource | None
+    places: Mapping[str, str]
+    """Where the data set and its features lie, by the names of the flags that could have said so."""
 
 
 class Samples:
@@ -328,14 +330,19 @@ def _online_test(records: Sequence[CaptionRecord], folder: Path) -> dict[str, li
 
 
 def _sources(cfg: Config, data: DataConfig, folder: Path) -> Sources:
-    fc: FeatureSource | None = None
+    wanted = ["input_att_dir"]
     if reads_fc(cfg) and (data.input_fc_dir or (folder / FC_DIR).exists()):
-        fc = open_features(_feature_path(data.input_fc_dir, "input_fc_dir", folder / FC_DIR))
-    boxes: FeatureSource | None = None
+        wanted.append("input_fc_dir")
     if reads_boxes(cfg):
-        boxes = open_features(_feature_path(data.input_rel_box_dir, "input_rel_box_dir", folder / BOX_DIR))
-    att = open_features(_feature_path(data.input_att_dir, "input_att_dir", folder / ATT_DIR))
-    return Sources(att=att, fc=fc, boxes=boxes)
+        wanted.append("input_rel_box_dir")
+    places = {name: _feature_path(getattr(data, name), name, folder / FEATURE_DIRS[name]) for name in wanted}
+    found = {name: open_features(path) for name, path in places.items()}
+    return Sources(
+        att=found["input_att_dir"],
+        fc=found.get("input_fc_dir"),
+        boxes=found.get("input_rel_box_dir"),
+        places={"dataset_dir": str(folder)} | {name: str(path) for name, path in places.items()},
+    )
 
 
 def _feature_path(given: str, name: str, default: Path) -> Path:

@@ -17,6 +17,8 @@ FOLDERS = {"mscoco_testing": "mscoco"}
 """Folder under PRUNELAB_DATA where it is not called like the data set."""
 ATT_DIR, FC_DIR, BOX_DIR = "bu/cocobu_att", "bu/cocobu_fc", "bu/cocobu_box_relative"
 """Folders of features in a data set, unless the configuration names others."""
+FEATURE_DIRS = {"input_att_dir": ATT_DIR, "input_fc_dir": FC_DIR, "input_rel_box_dir": BOX_DIR}
+"""The same by the name of the flag."""
 
 
 def reads_fc(cfg: Config) -> bool:

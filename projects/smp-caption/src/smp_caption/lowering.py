@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from prunelab.config import from_plain, to_plain
+from prunelab.config import from_plain, load_config, to_plain
 from prunelab.doors import apply_pairs, did_you_mean, read_yaml
 from prunelab.errors import UserError
 from smp_caption.config import (
@@ -181,6 +181,19 @@ def run_folder(cfg: Config) -> Path:
     if cfg.quirks.weight_in_run_name and cfg.prune.prune_type == "supermask":
         return folder.with_name(f"{folder.name}__wg_{cfg.sparsity_weight:.1f}")
     return folder
+
+
+def as_begun(cfg: Config, folder: Path) -> Config:
+    """The configuration with which a run in ``folder`` goes on: ``resume_training`` is as at its first start.
+
+    Beside ``--start_from`` the flag ``--resume`` means both, and a run that was killed before its first
+    checkpoint begins once more from the weights that it began with.
+    """
+    written = folder / "config.yaml"
+    if not (cfg.run.resume and cfg.run.resume_training and written.is_file()):
+        return cfg
+    first = load_config(Config, written).run.resume_training
+    return replace(cfg, run=replace(cfg.run, resume_training=first))
 
 
 def runs_root() -> Path:

@@ -40,7 +40,7 @@ class TestOptions:
     dataset_dir: str | None = None
     """Folder of the data set."""
     logging_level: str = "INFO"
-    """Least level of log lines."""
+    """Taken as the original takes it; what test prints is its result, at any level."""
     output: str = ""
     """Folder for captions and scores; empty: beside the checkpoint."""
     metrics: tuple[str, ...] = ("BLEU", "ROUGE_L", "CIDEr")

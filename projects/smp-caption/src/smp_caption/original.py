@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import nn
+from torch.optim import Optimizer
 
 from prunelab.config import from_plain, load_config
 from prunelab.errors import UserError
 from prunelab.hub import is_model_folder, load_model_folder
 from prunelab.mask import MASK_SUFFIX, MaskSpec
-from prunelab.mask.files import load_state
+from prunelab.mask.files import load_pth, load_state
 from prunelab.util import atomic_write, read_json, write_json
 from smp_caption.captioner import KIND, Captioner
 from smp_caption.config import (
@@ -31,6 +32,7 @@ from smp_caption.config import (
     QuirksConfig,
 )
 from smp_caption.export_original import binary_mask_state, pruned_state, sparse_state
+from smp_caption.layout import FEATURE_DIRS
 from smp_caption.model import UpDown, build
 from smp_caption.model.checkpoint import load_original
 from smp_caption.pruner import write_sparsities
@@ -38,7 +40,15 @@ from smp_caption.tokenizer import build_tokenizer
 
 CONFIG = "config.json"
 BEST, LAST, INIT = "model_best.pth", "model_last.pth", "model_init.pth"
+OPTIMIZER_BEST, OPTIMIZER_LAST = "optimizer_best.pth", "optimizer_last.pth"
 PRUNED, SPARSE, BINARY = "model_best_pruned.pth", "model_best_pruned_sparse.pth", "model_best_bin_mask.pth"
+RUN_FLAGS = (
+    *("log_dir", "id", "start_from", "resume_training", "seed", "logging_level"),
+    *("save_checkpoint_every", "losses_log_every"),
+)
+"""The original's flags among the fields of `RunConfig`."""
+OPTIMISER_OPTIONS = frozenset({"betas", "alpha", "momentum", "lr_decay"})
+"""Options of torch's optimisers that tell their kinds apart."""
 VERSION = "1.0.0-alpha"
 """Version of the original whose layout is written."""
 
@@ -170,22 +180,27 @@ def up_to_date(plain: Mapping[str, Any], where: str) -> dict[str, Any]:
     return config
 
 
-def flat_config(cfg: Config, captioner: Captioner, **notes: Any) -> dict[str, Any]:
-    """The original's ``config.json`` of a run: every flag, and its notes on tokenizer and training."""
+def flat_config(cfg: Config, captioner: Captioner) -> dict[str, Any]:
+    """The original's ``config.json`` of a run: every flag, and its notes on the tokenizer."""
     flat: dict[str, Any] = {}
     for group in (cfg.data, cfg.optim, cfg.prune, cfg.scst, cfg.decode, captioner.config):
         flat |= {f.name: getattr(group, f.name) for f in fields(group)}
-    for name in ("log_dir", "id", "start_from", "seed", "save_checkpoint_every", "losses_log_every"):
+    for name in RUN_FLAGS:
         flat[name] = getattr(cfg.run, name)
     flat["caption_model"] = cfg.model.caption_model
     flat["scst_bleu_weight"] = ",".join(f"{w:g}" for w in cfg.scst.scst_bleu_weight)
-    return flat | captioner.tokenizer.config_fields() | {"version": VERSION} | notes
+    return flat | captioner.tokenizer.config_fields() | {"version": VERSION}
 
 
 def write_config(folder: Path, cfg: Config, captioner: Captioner, **notes: Any) -> None:
-    """Write the original's ``config.json`` and ``tokenizer/`` into a run's folder."""
-    write_json(folder / CONFIG, flat_config(cfg, captioner, **notes))
+    """Write the original's ``config.json``, with ``notes`` besides the flags, and ``tokenizer/``."""
+    write_json(folder / CONFIG, flat_config(cfg, captioner) | notes)
     captioner.tokenizer.save(folder)
+
+
+def add_notes(folder: Path, **notes: Any) -> None:
+    """Put notes into the ``config.json`` of a run, in the place of earlier ones of the same name."""
+    write_json(folder / CONFIG, read_json(folder / CONFIG) | notes)
 
 
 def run_config(folder: Path) -> Config:
@@ -199,6 +214,10 @@ def run_config(folder: Path) -> Config:
     if not (folder / CONFIG).is_file() or is_model_folder(folder):
         return Config()
     model, plain = read_config(folder / CONFIG)
+    for name, place in FEATURE_DIRS.items():
+        # The data set's own features go where the data set goes.
+        if plain.get(name) and Path(plain[name]) == Path(plain.get("dataset_dir") or "", place):
+            plain[name] = ""
     groups = {"data": DataConfig, "optim": OptimConfig, "decode": DecodeConfig}
     values = {
         name: {k: v for k, v in _known(cls, plain).items() if v is not None} for name, cls in groups.items()
@@ -216,10 +235,72 @@ def run_config(folder: Path) -> Config:
     )
 
 
-def write_state(path: Path, state: Mapping[str, Tensor]) -> None:
+def write_state(path: Path, state: Mapping[str, Any]) -> None:
     """Write a state dict as the original does: a file of torch's that loads with ``weights_only=True``."""
     with atomic_write(path) as file:
         torch.save(state, file)
+
+
+def write_training(folder: Path, model: nn.Module, optimizer: Optimizer, *, best: bool) -> None:
+    """Write ``model_last.pth`` and ``optimizer_last.pth``, and the two ``best`` ones if ``best``."""
+    weights = {name: value.cpu() for name, value in model.state_dict().items()}
+    moments = optimizer.state_dict()
+    moments["state"] = {
+        number: {name: value.cpu() if torch.is_tensor(value) else value for name, value in of_one.items()}
+        for number, of_one in moments["state"].items()
+    }
+    for weights_file, moments_file in ((LAST, OPTIMIZER_LAST), (BEST, OPTIMIZER_BEST))[: 1 + best]:
+        write_state(folder / weights_file, weights)
+        write_state(folder / moments_file, moments)
+
+
+def load_optimizer(optimizer: Optimizer, path: Path) -> None:
+    """Give an optimiser the moments of an ``optimizer_*.pth``; learning rates and the like stay its own.
+
+    Raises:
+        UserError: no such file, a damaged one, or one of another model or kind of optimiser.
+    """
+    content = load_pth(path)
+    if not isinstance(content, Mapping) or not {"state", "param_groups"} <= content.keys():
+        raise UserError(f"{path}: holds no optimiser; expected the keys state and param_groups")
+    own, held = (
+        [len(g["params"]) for g in groups] for groups in (optimizer.param_groups, content["param_groups"])
+    )
+    if own != held:
+        raise UserError(f"{path}: groups of {held} parameters, expected {own}: it is of another model")
+    state = content["state"]
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for number, parameter in enumerate(parameters):
+        for name, value in state.get(number, {}).items():
+            if torch.is_tensor(value) and value.ndim and value.shape != parameter.shape:
+                raise UserError(
+                    f"{path}: {name} of parameter {number} has shape {tuple(value.shape)}, expected "
+                    f"{tuple(parameter.shape)}: it is of another model"
+                )
+    kept = {name for group in content["param_groups"] for name in group}
+    lacking = sorted(OPTIMISER_OPTIONS & optimizer.defaults.keys() - kept)
+    if lacking:
+        raise UserError(
+            f"{path}: has no {lacking[0]}: it is of another optimiser than {type(optimizer).__name__}"
+        )
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def write_parameter_counts(folder: Path, model: nn.Module) -> None:
+    """Write ``model_params.json`` (weights) and, of a pruned model, ``mask_params.json``: numbers by name."""
+    named = dict(model.named_parameters())
+    groups = {
+        "model_params.json": {n: p for n, p in named.items() if not n.endswith(MASK_SUFFIX)},
+        "mask_params.json": {n: p for n, p in named.items() if n.endswith(MASK_SUFFIX)},
+    }
+    for name, group in groups.items():
+        if group:
+            counts = {
+                "breakdown": {n: p.numel() for n, p in group.items()},
+                "total": sum(p.numel() for p in group.values()),
+                "trainable params": sum(p.numel() for p in group.values() if p.requires_grad),
+            }
+            write_json(folder / name, counts)
 
 
 def write_exports(folder: Path, captioner: Captioner) -> list[Path]:

@@ -26,7 +26,7 @@ from smp_caption.config import Config
 from smp_caption.data import CaptionData, open_data
 from smp_caption.evaluate import Evaluator, decode_options
 from smp_caption.extractor import Extractor, ShapeExtractor, has_extractor
-from smp_caption.lowering import lower, run_folder
+from smp_caption.lowering import as_begun, lower, run_folder
 from smp_caption.model import AVAILABLE, build
 from smp_caption.original import load_weights
 from smp_caption.pruner import SupermaskPruner, crowded, mask_spec
@@ -34,7 +34,7 @@ from smp_caption.tokenizer import RadixTokenizer, build_tokenizer
 from smp_caption.tour import tour
 
 
-def train(cfg: Config, *, quiet: bool = False) -> Path:
+def train(cfg: Config) -> Path:
     """Train as configured, export the best model and score it on the test split.
 
     Returns:
@@ -46,14 +46,16 @@ def train(cfg: Config, *, quiet: bool = False) -> Path:
     """
     _check_available(cfg)
     folder = run_folder(cfg)
-    with Run(settings(cfg, folder, quiet=quiet), config=to_plain(cfg), name="smp-caption") as run:
+    cfg = as_begun(cfg, folder)
+    with Run(settings(cfg, folder), config=to_plain(cfg), name="smp-caption") as run:
         data = open_data(cfg, folder / "fake_data")
         captioner = make_captioner(cfg, data, run)
         loader = data.loader("train", captioner.tokenizer, rank=run.rank, world_size=run.world_size)
-        job = _prepare(cfg, captioner, cfg.optim.max_epochs * len(loader))
+        max_step = cfg.optim.max_epochs * len(loader)
+        job = _prepare(cfg, captioner, max_step)
         run.track(model=captioner.model, sampler=loader.sampler, **job.tracked)
         if not run.resumed:
-            finish.begin(cfg, captioner, folder)
+            finish.begin(cfg, run, captioner, data, job.optimizer, max_step)
         captioner.model.train()
         evaluator = make_evaluator("val", cfg, data, captioner, run)
         every = f"{cfg.run.save_checkpoint_every} steps"
@@ -72,7 +74,7 @@ def train(cfg: Config, *, quiet: bool = False) -> Path:
                 run.updated()
                 run.log(**losses)
                 if run.due(every):
-                    validate(run, captioner, evaluator, job.pruner)
+                    validate(cfg, run, captioner, evaluator, job)
         if not run.stopping and not run.finished:
             finish.end(cfg, run, data, folder)
     return folder
@@ -108,7 +110,7 @@ def _prepare(cfg: Config, captioner: Captioner, max_step: int) -> Job:
     return Job(optimizer=optimizer, schedule=steps.make_schedule(optimizer, cfg, max_step), pruner=pruner)
 
 
-def settings(cfg: Config, folder: Path, *, quiet: bool = False) -> RunSettings:
+def settings(cfg: Config, folder: Path) -> RunSettings:
     """What core's run needs of the configuration."""
     run = cfg.run
     return RunSettings(
@@ -120,7 +122,7 @@ def settings(cfg: Config, folder: Path, *, quiet: bool = False) -> RunSettings:
         keep_last=run.keep_last,
         log_every=f"{run.losses_log_every} steps",
         console_every=f"{run.console_every} steps",
-        quiet=quiet,
+        quiet=run.logging_level not in ("DEBUG", "INFO"),
     )
 
 
@@ -135,7 +137,7 @@ def make_captioner(cfg: Config, data: CaptionData, run: Run) -> Captioner:
         ids["unk_token_id"] = -1  # its unknown word is a code of several ordinary ids
     config = replace(cfg.model, **ids)
     model = build(config, mask)
-    if start is not None and not run.cfg.resume:
+    if start is not None and not run.resumed:
         load_weights(model, start, last=cfg.run.resume_training)
     if cfg.run.compile:
         model.compile()
@@ -187,17 +189,18 @@ def to_device(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
     return {k: v.to(device, non_blocking=True) if torch.is_tensor(v) else v for k, v in batch.items()}
 
 
-def validate(run: Run, captioner: Captioner, evaluator: Evaluator, pruner: SupermaskPruner | None) -> None:
+def validate(cfg: Config, run: Run, captioner: Captioner, evaluator: Evaluator, job: Job) -> None:
     """Score the validation pictures and save; the best CIDEr counts only once the sparsity is on target."""
-    model = captioner.model
+    model, pruner = captioner.model, job.pruner
     with run.evaluating(model), draw_once(model):
         scores = run.report(evaluator.run(model))
     if pruner is not None:
         run.report(pruner.scalars(), tell=["prune/sparsity/all"])
         for name in crowded(pruner.masks):
-            run.say(f"warning: {name} prunes more than 99.9 % of its weights")
+            finish.warn(cfg, run, f"{name} prunes more than 99.9 % of its weights")
     evaluator.write(run.cfg.dir / f"val_beam_{evaluator.options.beam_size}", run.step)
-    best = run.is_best("val/CIDEr", scores["val/CIDEr"], allowed=pruner is None or pruner.on_target())
+    best = run.is_best(finish.SCORE, scores[finish.SCORE], allowed=pruner is None or pruner.on_target())
+    finish.keep(cfg, run, captioner, job.optimizer, pruner, best=best)
     note = {"step": run.step, "scores": scores}
     run.save(best=best, model_folder=lambda place: captioner.save_pretrained(place, extra=note) and None)
 

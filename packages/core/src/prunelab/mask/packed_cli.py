@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,14 @@ from prunelab.util import atomic_write, human_bytes
 _NOT_IN_SAFETENSORS = (torch.complex128,)
 
 
-def pack(inp: Path, out: Path, *, merge_zeros: bool = False) -> None:
+def pack(inp: Path, out: Path, *, merge_zeros: bool = False, tell: Callable[[str], object] = print) -> None:
     """Pack a file of weights and read the result back to compare it bit for bit.
 
     Args:
         inp: safetensors, an original ``.pth`` (sparse tensors included) or a model folder.
         out: the packed file to write.
         merge_zeros: write ``-0.0`` as ``0.0``; the only thing that would not come back bit for bit.
+        tell: takes the lines that say what was packed.
 
     Raises:
         UserError: see `prunelab.mask.files.load_state` and `prunelab.mask.packed.pack`.
@@ -43,12 +45,12 @@ def pack(inp: Path, out: Path, *, merge_zeros: bool = False) -> None:
         negative += int(zeros.sum())
     entries = sum(entry.numel for entry in opened.entries.values())
     dense = sum(entry.dense_bytes for entry in opened.entries.values())
-    print(
+    tell(
         f"{out}: {len(state)} tensors, {kept:,} of {entries:,} entries kept, {human_bytes(size)} "
         f"(dense {human_bytes(dense)}, {inp.name} {human_bytes(_size(inp))}), read back and compared"
     )
     if negative and not merge_zeros:
-        print(f"{negative:,} entries are -0.0 and were kept bit for bit; --merge-zeros writes them as 0.0")
+        tell(f"{negative:,} entries are -0.0 and were kept bit for bit; --merge-zeros writes them as 0.0")
 
 
 def _sparse(name: str, tensor: SparseTensor | Tensor) -> SparseTensor:
