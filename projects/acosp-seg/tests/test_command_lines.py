@@ -243,6 +243,7 @@ def test_without_a_run_one_line_says_how_to_make_one(tmp_path: Path, monkeypatch
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="runs holds no trained model: run `train` first"):
         lower_test(cli.parse_test([]))
+    assert lower_test(cli.parse_test(["--dry-run"])).data.dataset == "tiny"
 
 
 def test_paths_of_the_originals_machine_lead_to_this_one(

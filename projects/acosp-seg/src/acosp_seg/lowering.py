@@ -166,8 +166,13 @@ def lower_test(raw: Raw) -> Config:
     model, output = typed.pop("model", ""), typed.pop("output", "")
     path = raw.config_file
     if path is None and (model or not raw.overrides):
-        place = resolve(model) if model else newest_model()
-        model, path = str(place), str(run_config(place))
+        try:
+            place = resolve(model) if model else newest_model()
+            model, path = str(place), str(run_config(place))
+        except UserError:
+            if not typed.get("dry_run"):
+                raise
+            return _lower_tour({"dry_run": True}, Raw())  # nothing is there, and nothing is needed
         output = output or str(Path(path).parent / "result")
     if model:
         typed["model_path"] = model
@@ -249,7 +254,7 @@ def _implied(values: Mapping[str, Any], preset: str) -> dict[str, Any]:
 
 
 def _with_pairs(file: Mapping[str, Any], overrides: tuple[str, ...], path: str) -> dict[str, Any]:
-    """A file's values with KEY VALUE pairs over them; a key may be any field, whether the file has it or not."""
+    """A file's values with KEY VALUE pairs over them; a key may be any field, in the file or not."""
     defaults = _flat(Config())
     known = defaults | {alias: defaults[name] for alias, name in ALIASES.items()}
     old = {
