@@ -20,7 +20,9 @@ def picture(height: int, width: int, seed: int = 0) -> tuple[np.ndarray, np.ndar
     return image, rng.integers(0, 20, (height, width), dtype=np.uint8)
 
 
-def compare(crop: RandomCrop, image: np.ndarray, label: np.ndarray, seed: int, atol: float = CLOSE) -> None:
+def assert_same(
+    crop: RandomCrop, image: np.ndarray, label: np.ndarray, seed: int, atol: float = CLOSE
+) -> None:
     """The crop must be that of whole pictures, after the same draws."""
     long, short = random.Random(seed), random.Random(seed)
     theirs, their_label = Compose(transforms=crop.steps)(image.astype(np.float32), label, long)
@@ -44,7 +46,7 @@ def test_what_a_crop_shows_is_what_the_whole_picture_would_give(size, crop, scal
     image, label = picture(*size, seed)
     random_crop = RandomCrop(scale=scale, rotate=(-angle, angle), size=crop, ignore_label=33)
     if round(min(size) * scale[0]) > 0:  # there is something left of it
-        compare(random_crop, image, label, seed, TINY)
+        assert_same(random_crop, image, label, seed, TINY)
 
 
 @pytest.mark.parametrize("intel", [True, False])
@@ -55,7 +57,7 @@ def test_crops_of_a_larger_picture_agree_whichever_way_opencv_computes(intel):
     cv2.ipp.setUseIPP(intel)
     try:
         for seed in range(12):
-            compare(crop, image, label, seed)
+            assert_same(crop, image, label, seed)
         drawn = [crop.draw(301, 517, random.Random(seed)) for seed in range(12)]
     finally:
         cv2.ipp.setUseIPP(before)
