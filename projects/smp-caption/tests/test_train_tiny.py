@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import math
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +25,7 @@ from smp_caption.config import Config
 pytestmark = pytest.mark.tiny
 
 RUNS = [(kind, preset) for kind in ("dense", "pruned") for preset in ("fixed", "faithful")]
+PROJECT = Path(__file__).parents[1]
 METRICS = ("Bleu_1", "Bleu_2", "Bleu_3", "Bleu_4", "ROUGE_L", "CIDEr")
 STEPS, EVERY, TARGET = 48, 12, 0.6
 
@@ -210,6 +213,21 @@ def test_generated_data_train_a_model_and_a_longer_run_goes_on_with_them(
     # The same run goes on: the data are generated again and are the same.
     train.main([*words, "--max-steps", "3", "--resume"])
     assert [line["step"] for line in lines(tmp_path / "run") if "train/loss" in line] == [1, 2, 3]
+
+
+def test_a_configuration_of_the_paper_trains_at_its_full_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # two gigabytes are not worth keeping
+    small = "--batch_size 2 --seq_per_img 2 --num_workers 0 --device cpu --losses_log_every 1"
+    run = tmp_path / "run"
+    words = ["--config", str(PROJECT / "config/up_down/dense.yaml"), "--output", str(run), *small.split()]
+    train.main([*words, "--fake-data", "--max-steps", "2"])
+    assert json.loads((run / "model_params.json").read_text())["total"] == 53_151_538
+    first, second = values(run, "train/loss")
+    assert 0 < second < first < math.log(10_001) + 1
+    assert len(values(run, "test/CIDEr")) == 1
+    shutil.rmtree(run)
 
 
 @pytest.mark.parametrize("kind", ["word", "radix", "unigram", "bpe", "character"])
