@@ -171,6 +171,24 @@ def test_one_process_starts_for_each_gpu_that_is_listed_and_there(
 
 
 @pytest.mark.slow
+def test_without_an_active_interpreter_that_has_the_project_the_workspaces_is_taken(
+    project: Path, machine: dict[str, str], tmp_path: Path
+) -> None:
+    recorder = Path(machine.pop("PYTHON"))
+    active, of_workspace = recorder.with_name("python"), tmp_path / ".venv/bin/python"
+    of_workspace.parent.mkdir(parents=True)
+    for path, text in ((active, "#!/bin/sh\nexit 1\n"), (of_workspace, RECORDER)):
+        path.write_text(text)
+        path.chmod(0o755)
+    done = start(project / "tool/test.sh", "ade20k pspnet50", machine, tmp_path)
+    assert "got -m acosp_seg.test" in done.stdout
+    active.write_text("#!/bin/sh\necho active $*\n")
+    machine["PROCESSES"] = "1"
+    done = start(project / "tool/test.sh", "ade20k pspnet50", machine, tmp_path)
+    assert "active -m acosp_seg.test" in done.stdout
+
+
+@pytest.mark.slow
 def test_a_relative_folder_of_runs_starts_where_the_command_was_typed(
     project: Path, machine: dict[str, str], tmp_path: Path
 ) -> None:

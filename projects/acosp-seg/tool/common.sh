@@ -1,7 +1,13 @@
 # Shared by the launch files beside it, which source it in the project's folder with their arguments.
 # After it: CONFIG, EXP_DIR, PYTHON; functions `launch` and `logged`.
 
-PYTHON=${PYTHON:-python}
+# The interpreter: PYTHON, else the active one if it has this project, else that of the workspace.
+if [ -z "${PYTHON:-}" ]; then
+    PYTHON=python
+    if ! python -c 'import acosp_seg' >/dev/null 2>&1 && [ -x ../../.venv/bin/python ]; then
+        PYTHON=$(pwd)/../../.venv/bin/python
+    fi
+fi
 OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 export OMP_NUM_THREADS
 
@@ -21,7 +27,8 @@ find_run() {
         fi
     fi
     [ -f "$CONFIG" ] || die "config/$1/$1_$2.yaml: no such file, expected one of: $(ls config | tr '\n' ' ')"
-    if [ -z "${PRUNELAB_RUNS:-}" ] && [ -d /logs/exp ]; then
+    # As acosp_seg.layout resolves save_path: what is there, PRUNELAB_RUNS, /logs/exp, runs.
+    if [ -d "/logs/exp/$1/$2/model" ] || { [ -z "${PRUNELAB_RUNS:-}" ] && [ -d /logs/exp ]; }; then
         EXP_DIR=/logs/exp/$1/$2
     else
         EXP_DIR=${PRUNELAB_RUNS:-runs}/$1/$2

@@ -2,9 +2,10 @@
 # Train a configuration, then test what came out, from any folder:
 #   sh projects/acosp-seg/tool/train.sh cityscapes pspnet50
 # reads config/cityscapes/cityscapes_pspnet50.yaml of this project. Further arguments are those of `train`:
-# --resume, --device cpu, KEY VALUE. The folder of a run is /logs/exp/DATASET/NAME where /logs/exp exists, else
-# $PRUNELAB_RUNS/DATASET/NAME, else runs/DATASET/NAME here; it gets `model`, `result` and copies of what made it.
-# PROCESSES sets the number of processes (default: the GPUs of train_gpu that exist, else 1), PYTHON the interpreter.
+# --resume, --device cpu, KEY VALUE. The folder of a run is $PRUNELAB_RUNS/DATASET/NAME, else /logs/exp/DATASET/NAME
+# where /logs/exp exists, else runs/DATASET/NAME here; it gets `model`, `result` and copies of what made it.
+# PROCESSES sets the number of processes (default: the GPUs of train_gpu that exist, else 1), PYTHON the interpreter
+# (default: the active one if it has this project, else the workspace's).
 set -eu
 
 case ${PRUNELAB_RUNS:-/} in /*) ;; *) PRUNELAB_RUNS=$(pwd)/$PRUNELAB_RUNS ;; esac

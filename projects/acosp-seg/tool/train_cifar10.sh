@@ -1,8 +1,8 @@
 #!/bin/sh
 # Train a ResNet-18 on CIFAR-10 with a sparsity, from any folder:
 #   sh projects/acosp-seg/tool/train_cifar10.sh 0.5
-# Further arguments are those of `train_cifar10`. The run's folder is resnet18_SPARSITY in /cifar10 where that exists,
-# else in $PRUNELAB_RUNS/cifar10, else in runs/cifar10 here. PROCESSES and PYTHON are as in train.sh.
+# Further arguments are those of `train_cifar10`. The run's folder is resnet18_SPARSITY in $PRUNELAB_RUNS/cifar10, else
+# in /cifar10 where that exists, else in runs/cifar10 here. PROCESSES and PYTHON are as in train.sh.
 set -eu
 
 case ${PRUNELAB_RUNS:-/} in /*) ;; *) PRUNELAB_RUNS=$(pwd)/$PRUNELAB_RUNS ;; esac
