@@ -35,8 +35,13 @@ IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
 """Standard deviation of the same."""
 
-PIXELS_AT_ONCE = {"cpu": 50_000, "cuda": 4_000_000}
-"""Pixels that a batch of windows has at most (but one window at least): more outgrow a CPU's caches."""
+PIXELS_ON_GPU, PIXELS_ON_CPU, PIXELS_IF_SMALL = 4_000_000, 50_000, 200_000
+"""Pixels that a batch of windows has at most (but one window at least). More outgrow a CPU's caches, but in a
+small network starting an operation takes longer than what it does."""
+SMALL = 4_000_000
+"""Parameters that a small network has at most."""
+VECTOR = 16
+"""Numbers that a CPU handles at once: with fewer classes the softmax of the last axis is ten times slower."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +119,10 @@ class Predictor:
     def __init__(self, model: nn.Module, windows: Windows, *, amp: bool = False) -> None:
         self.model, self.windows, self.amp = model, windows, amp
         self.device = next(model.parameters()).device
-        most = PIXELS_AT_ONCE["cpu" if self.device.type == "cpu" else "cuda"]
+        most = PIXELS_ON_GPU
+        if self.device.type == "cpu":
+            small = sum(parameter.numel() for parameter in model.parameters()) <= SMALL
+            most = PIXELS_IF_SMALL if small else PIXELS_ON_CPU
         pixels = math.prod(windows.crop) * (2 if windows.flip else 1)
         self.batch = windows.batch or max(most // pixels, 1)
         # Convolutions on a CPU are faster in this order, the small ones of a pruned network by far.
@@ -190,9 +198,9 @@ class Predictor:
                 dtype = torch.float64 if settings.double else torch.float32
                 total = torch.zeros(high, wide, settings.classes, dtype=dtype, device=self.device)
             for number, place in enumerate(some):
-                total[place] += F.softmax(plain[number], dim=2)
+                total[place] += _softmax(plain[number])
                 if mirrored is not None:
-                    total[place] += F.softmax(mirrored[number], dim=2).flip(1)
+                    total[place] += _softmax(mirrored[number]).flip(1)
         assert total is not None
         rows = _coverage(tops, high, settings.crop[0])
         columns = _coverage(lefts, wide, settings.crop[1]) * (2 if settings.flip else 1)
@@ -230,6 +238,13 @@ class Predictor:
         array = np.ascontiguousarray(found.cpu().numpy())
         resized = cv2.resize(array, (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
         return torch.from_numpy(resized).to(self.device)
+
+
+def _softmax(logits: Tensor) -> Tensor:
+    """Probabilities (th, tw, C) of logits, which on a CPU take another way where classes are few."""
+    if logits.device.type != "cpu" or logits.shape[2] >= VECTOR:
+        return F.softmax(logits, dim=2)
+    return F.softmax(logits.permute(2, 0, 1), dim=0).permute(1, 2, 0)
 
 
 def _coverage(begins: Sequence[int], length: int, crop: int) -> Tensor:
