@@ -38,9 +38,12 @@ LAUNCHER = "prunelab.launch"
 EXPECTED_SCRIPTS = ("train", "test", "demo")
 DOORS = {"prunelab.config", "prunelab.doors", "prunelab.errors"}
 # Modules of a project that say what is wanted and do nothing; a large config is several files.
-CONFIG_FLOOR = {"config", "lowering", "options"}
+CONFIG_FLOOR = {"config", "layout", "lowering", "options"}
 # Modules of a project that start work; nothing below them may import them.
-ENTRIES = {"train", "test", "demo", "infer", "prune", "export", "extract", "convert", "bench"}
+ENTRIES = {
+    *("train", "test", "demo", "infer", "prune", "export", "extract", "convert"),
+    *("prepare", "compare", "bench"),
+}
 FLOOR_WORK = {"steps", "evaluate", "pruner", "data", "model"}
 
 

@@ -36,8 +36,10 @@ TEMPLATE = "camvid/camvid_segnet_base.yaml"
 CONFIGS = sorted(
     path for path in (PROJECT / "config").rglob("*.yaml") if not path.match("config/*/study/*.yaml")
 )
-PAPER = [path for path in CONFIGS if path.parent.name != "tiny"]
+OWN = ("small", "tiny")  # what we measure on a CPU, and twins on generated data
+PAPER = [path for path in CONFIGS if path.parent.name not in OWN]
 TINY = [path for path in CONFIGS if path.parent.name == "tiny"]
+SMALL = [path for path in CONFIGS if path.parent.name == "small"]
 
 CHECKOUT = "a path of the authors' checkout: the class tables of this package"
 RUN_PLACE = "a path of the authors' machine: the folder of the run, where training puts it"
@@ -284,6 +286,14 @@ def test_tiny_configurations_hold_small_networks_of_every_kind() -> None:
             model = build(cfg.model)
         assert sum(p.numel() for p in model.parameters()) < 4_000_000
     assert seen >= {("psp", False), ("segnet", False), ("segnet", True), ("resnet18", True)}
+
+
+def test_what_is_measured_on_real_pictures_is_a_narrow_segnet_without_quirks() -> None:
+    assert SMALL
+    for path in SMALL:
+        cfg = load(path)
+        assert (cfg.model.arch, cfg.data.dataset, cfg.quirks) == ("segnet", "camvid", QuirkConfig())
+        assert cfg.model.width < 64
 
 
 def test_the_classifiers_recipe_is_the_published_one() -> None:

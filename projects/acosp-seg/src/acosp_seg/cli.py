@@ -20,6 +20,7 @@ from acosp_seg.lowering import CIFAR10, CIFAR10_FLAGS, GROUPS, Raw
 from acosp_seg.options import (
     EXPORT_FORMATS,
     CityscapesOptions,
+    CompareOptions,
     ConvertOptions,
     DemoOptions,
     ExportOptions,
@@ -200,6 +201,21 @@ def parse_train_cifar10(argv: Sequence[str] | None = None) -> Raw:
 def _options(cls: type[T], parser: Parser, argv: Sequence[str] | None) -> T:
     typed = _read(parser, argv)
     return cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in typed.items()})
+
+
+def parse_compare(argv: Sequence[str] | None = None) -> tuple[Raw, CompareOptions]:
+    """Read the command line of ``compare``: that of ``test``, with ``--models`` and ``--json``.
+
+    Raises:
+        UserError: see `parse_train`; no models.
+    """
+    docs = docs_of(CompareOptions)
+    parser = _config_parser("compare", "networks side by side: scores, cost, size, time", {})
+    parser.add_own_argument("--models", nargs="+", metavar="NAME=PLACE", help=docs["models"])
+    parser.add_own_argument("--json", metavar="FILE", help=docs["json"])
+    typed = _read(parser, argv)
+    own = {name: typed.pop(name) for name in ("models", "json") if name in typed}
+    return _raw(typed), CompareOptions(**{**own, "models": tuple(own.get("models", ()))})
 
 
 def parse_demo(argv: Sequence[str] | None = None) -> DemoOptions:

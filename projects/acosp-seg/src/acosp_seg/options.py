@@ -13,6 +13,20 @@ PREPARED = tuple(name for name in DATASETS if name != "tiny")
 
 
 @dataclass(frozen=True, kw_only=True)
+class CompareOptions:
+    """``compare``: networks side by side."""
+
+    models: tuple[str, ...] = ()
+    """Models with names for the table; a PLACE is a model folder, a run, or a file of the original."""
+    json: str = ""
+    """File for the table's rows; empty: none."""
+
+    def __post_init__(self) -> None:
+        if not self.models:
+            raise UserError("compare needs models: --models dense=FOLDER pruned=FOLDER")
+
+
+@dataclass(frozen=True, kw_only=True)
 class DemoOptions:
     """``demo``: segment pictures."""
 

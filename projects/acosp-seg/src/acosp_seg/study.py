@@ -1,6 +1,6 @@
 """``create_study``: the 75 configurations of the CamVid study, from one template.
 
-Sparsity by the epoch in which masks become hard (seed 1); five seeds at epoch 300, which make the paper's row;
+Sparsity by the epoch in which masks become hard (seed 1); five seeds at epoch 300, the row of the paper;
 and the same seeds with a random choice of channels that is only cooled down (``annealed``).
 """
 

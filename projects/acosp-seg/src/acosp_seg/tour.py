@@ -4,44 +4,32 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 
+from acosp_seg.compare import Rival, constant_row, rivals, row_of, table_of
 from acosp_seg.config import Config
 from acosp_seg.data import SegmentationData, open_data
 from acosp_seg.draw import paint
 from acosp_seg.layout import runs_root
 from acosp_seg.lowering import TOUR_PRUNED
-from acosp_seg.segmenter import Segmenter, class_table
+from acosp_seg.segmenter import Segmenter
 from prunelab import dist
 from prunelab.data.segmentation import Sample, read_image, read_label
-from prunelab.flops import count
 from prunelab.hub import is_model_folder
-from prunelab.metrics import Scores, SegmentationMeter, best_constant
-from prunelab.report import Cell, Format, gallery, latency, result_table
+from prunelab.report import gallery
 from prunelab.runfolder import tour_folder
-from prunelab.util import human_bytes, write_json
+from prunelab.util import write_json
 
 RESULTS = "tour.json"
 COMPACT = "compact"
 """Folder of the network that has only the kept channels."""
 SHOWN = 12
 """Pictures on the page."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stage:
-    """One network of the table."""
-
-    name: str
-    """Row of the table."""
-    folder: Path
-    """Its model folder."""
-    segmenter: Segmenter
 
 
 def tour(cfg: Config, train: Callable[[Config], Path]) -> Path:
@@ -68,14 +56,12 @@ def tour(cfg: Config, train: Callable[[Config], Path]) -> Path:
         )
     dense = with_output(cfg, folder / "dense")
     pruned = replace(with_output(cfg, folder / "pruned"), prune=replace(cfg.prune, **TOUR_PRUNED))
-    stages = [_stage(name, train(config)) for name, config in (("dense", dense), ("pruned", pruned))]
+    places = {"dense": train(dense), "pruned": train(pruned)}
     if dist.is_main():
-        small = stages[-1].segmenter.compact()
-        place = small.save_pretrained(folder / COMPACT)
-        stages.append(Stage(name="pruned, compact", folder=place, segmenter=small))
+        shown = [rival for name, run in places.items() for rival in _rivals(name, run, folder / COMPACT)]
         data = open_data(dense)
         assert isinstance(data, SegmentationData)
-        report(folder, stages, data.samples["test"], cfg, time.monotonic() - started)
+        report(folder, shown, data.samples["test"], cfg, time.monotonic() - started)
     return folder
 
 
@@ -84,89 +70,39 @@ def with_output(cfg: Config, folder: Path) -> Config:
     return replace(cfg, run=replace(cfg.run, output=str(folder), tour=False))
 
 
-def _stage(name: str, run: Path) -> Stage:
-    """The best network of a run; its last one, hardened, where it was cut before that."""
+def _rivals(name: str, run: Path, scratch: Path) -> list[Rival]:
+    """The best network of a run; its last one where the run was cut before there was a best one."""
     best = run / "best"
     place = best if is_model_folder(best) else run / "last"
-    return Stage(name=name, folder=place, segmenter=Segmenter.from_pretrained(place).hardened())
+    return rivals(name, Segmenter.from_pretrained(place), place, scratch)
 
 
-def scores_of(segmenter: Segmenter, samples: list[Sample], void: int) -> Scores:
-    """What a network's predictions for whole pictures are worth."""
-    meter = SegmentationMeter(segmenter.config.model.classes, void)
-    predictor = segmenter.predictor()
-    for sample in samples:
-        labels = predictor.labels(read_image(sample.image))
-        meter.update(torch.from_numpy(labels), torch.from_numpy(read_label(sample.label)))
-    return meter.scores()
-
-
-def _row(stage: Stage, samples: list[Sample], void: int) -> dict[str, Cell]:
-    """A network's line of the table."""
-    segmenter = stage.segmenter
-    scores = scores_of(segmenter, samples, void)
-    image = read_image(samples[0].image)
-    test = segmenter.config.test
-    cost = count(segmenter.model, torch.zeros(1, 3, test.test_h, test.test_w))
-    one = latency(lambda: segmenter.segment(image))
-    return {
-        "model": stage.name,
-        "mIoU": scores.miou,
-        "mAcc": scores.macc,
-        "MACs": cost.macs,
-        "parameters": cost.parameters,
-        "file": (stage.folder / "model.safetensors").stat().st_size,
-        "ms / picture": 1000 * one.median,
-    }
-
-
-def _constant_row(samples: list[Sample], cfg: Config) -> dict[str, Cell]:
-    """What saying one class of every pixel is worth."""
-    meter = SegmentationMeter(cfg.model.classes, cfg.data.ignore_label)
-    for sample in samples:
-        labels = torch.from_numpy(read_label(sample.label))
-        meter.update(labels, labels)
-    best, scores = best_constant(meter.areas.target)
-    names, _ = class_table(cfg)
-    return {"model": f"best constant answer ({names[best]})", "mIoU": scores.miou, "mAcc": scores.macc}
-
-
-def report(folder: Path, stages: list[Stage], samples: list[Sample], cfg: Config, seconds: float) -> None:
+def report(folder: Path, shown: list[Rival], samples: list[Sample], cfg: Config, seconds: float) -> None:
     """Print the table, write ``tour.json`` and the page of predictions, and name what to try next."""
-    void = cfg.data.ignore_label
-    rows = [_constant_row(samples, cfg), *(_row(stage, samples, void) for stage in stages)]
-    columns = ["model", "mIoU", "mAcc", "MACs", "parameters", "file", "ms / picture"]
-    formats: dict[str, Format] = {
-        "mIoU": ".3f",
-        "mAcc": ".3f",
-        "file": human_bytes,
-        "ms / picture": ".1f",
-    }
-    size = f"{cfg.test.test_w}x{cfg.test.test_h}"
-    title = f"{len(samples)} test pictures of {size}, preset {cfg.run.preset}"
+    rows = [constant_row(samples, cfg), *(row_of(rival, samples, cfg) for rival in shown)]
     kept = TOUR_PRUNED["sparsity"]
     note = (
-        f"pruned: {kept:.0%} of each prunable layer's channels are masked; compact: the same network without "
-        f"them; this start took {seconds:.0f} s"
+        f"pruned: {kept:.0%} of each prunable layer's channels are masked, but for 8 that stay; compact: the "
+        f"same network without them; this start took {seconds:.0f} s"
     )
-    table = result_table(title, columns, rows, formats=formats, notes=[note])
+    table = table_of(rows, samples, cfg, [note])
     write_json(folder / RESULTS, {"rows": rows, "seconds": seconds, "preset": cfg.run.preset})
-    draw_page(folder, stages, samples[:SHOWN])
+    draw_page(folder, shown, samples[:SHOWN])
     print()
     table.print()
     print()
     for what, where in (
         ("table", folder / RESULTS),
         ("pictures with their classes", folder / "predictions.html"),
-        *((f"{stage.name} model", stage.folder) for stage in stages),
+        *((f"{rival.name} model", rival.file.parent) for rival in shown),
     ):
         print(f"{what}: {where}")
-    print(f"next: uv run --package acosp-seg demo --model {stages[-1].folder} {samples[0].image}")
+    print(f"next: uv run --package acosp-seg demo --model {shown[-1].file.parent} {samples[0].image}")
 
 
-def draw_page(folder: Path, stages: list[Stage], samples: list[Sample]) -> None:
+def draw_page(folder: Path, shown: list[Rival], samples: list[Sample]) -> None:
     """Write ``predictions.html`` and ``.png``: each picture, its truth, and what two networks say."""
-    dense, small = stages[0].segmenter, stages[-1].segmenter
+    dense, small = shown[0].segmenter, shown[-1].segmenter
     items = []
     for sample in samples:
         image, truth = read_image(sample.image), read_label(sample.label)
@@ -174,7 +110,7 @@ def draw_page(folder: Path, stages: list[Stage], samples: list[Sample]) -> None:
         # Four panels, two by two, every pixel as a square that can be seen.
         panels = np.concatenate([np.concatenate(row, axis=1) for row in ((image, maps[0]), maps[1:])])
         height, width = panels.shape[:2]
-        shown = Image.fromarray(panels).resize((3 * width, 3 * height), Image.Resampling.NEAREST)
-        items.append((shown, [("above", "picture, truth"), ("below", f"dense, {stages[-1].name}")]))
+        picture = Image.fromarray(panels).resize((3 * width, 3 * height), Image.Resampling.NEAREST)
+        items.append((picture, [("above", "picture, truth"), ("below", f"dense, {shown[-1].name}")]))
     pages = folder / "predictions.html", folder / "predictions.png"
     gallery(items, *pages, title="Street scenes and what the networks see")
