@@ -94,6 +94,16 @@ def test_slim_training_is_masked_training(net: Callable[[], nn.Module]) -> None:
         )
 
 
+def test_a_slim_network_may_be_evaluated_before_it_is_trained() -> None:
+    torch.manual_seed(0)
+    small = slimmed(trained(Unpooling()))
+    with torch.inference_mode():
+        small.eval()(torch.randn(1, 3, 16, 16))
+    loss = small.train()(torch.randn(2, 3, 16, 16))[0].sum()
+    loss.backward()
+    assert all(p.grad is not None for p in small.d1.parameters())
+
+
 def test_a_slim_network_is_built_again_from_plain_data() -> None:
     torch.manual_seed(0)
     model = trained(Residual())

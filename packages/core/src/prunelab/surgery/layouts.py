@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -54,6 +55,7 @@ def places_of(layout: Layout, of: Layout | None, device: torch.device) -> Tensor
     return _index(layout.places(channels), device)
 
 
+@torch.inference_mode(False)  # a training may use what an evaluation made
 def _index(channels: Sequence[int], device: torch.device) -> Tensor:
     return torch.tensor(channels, dtype=torch.long, device=device)
 
@@ -65,7 +67,8 @@ class Plan:
     marked: int
     """How many numbers have places of their own."""
     places: Tensor
-    """Among all places that are there, the first ones last: those of the computed channels, of these numbers, and the first ones."""
+    """Where to read, among all places that are there: for the computed channels, for those numbers, and the
+    first one of each window, which comes last on both sides."""
     channels: Tensor
     """All numbers' channels (R,), those with places of their own first ..."""
     order: Tensor
