@@ -39,7 +39,7 @@ CONFIGS = sorted(
 OWN = ("small", "tiny")  # what we measure on a CPU, and twins on generated data
 PAPER = [path for path in CONFIGS if path.parent.name not in OWN]
 TINY = [path for path in CONFIGS if path.parent.name == "tiny"]
-SMALL = [path for path in CONFIGS if path.parent.name == "small"]
+MEASURED = [path for path in CONFIGS if path.parent.name == "small"]
 
 CHECKOUT = "a path of the authors' checkout: the class tables of this package"
 RUN_PLACE = "a path of the authors' machine: the folder of the run, where training puts it"
@@ -289,8 +289,8 @@ def test_tiny_configurations_hold_small_networks_of_every_kind() -> None:
 
 
 def test_what_is_measured_on_real_pictures_is_a_narrow_segnet_without_quirks() -> None:
-    assert SMALL
-    for path in SMALL:
+    assert MEASURED
+    for path in MEASURED:
         cfg = load(path)
         assert (cfg.model.arch, cfg.data.dataset, cfg.quirks) == ("segnet", "camvid", QuirkConfig())
         assert cfg.model.width < 64
