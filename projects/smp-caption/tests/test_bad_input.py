@@ -30,14 +30,10 @@ def fails(capsys: pytest.CaptureFixture[str]) -> Fails:
 
     def run(command: Callable[[list[str]], None], words: list[str], said: str) -> str:
         capsys.readouterr()
-        code: Any = None
-        # Not pytest.raises: what it keeps of the exception would keep the loader's workers alive, too.
-        try:
+        with pytest.raises(SystemExit) as stop:
             command(words)
-        except SystemExit as stop:
-            code = stop.code
         error = capsys.readouterr().err
-        assert code == 2
+        assert stop.value.code == 2
         assert error.startswith("error: ")
         assert error.count("\n") == 1
         assert re.search(said, error), error

@@ -147,6 +147,7 @@ def test_a_local_file_of_weights_is_loaded_whatever_wraps_it(tmp_path: Path) -> 
         ("timm:resnet1", None, "timm has no model 'resnet1': .*resnet1"),
         ("timm:no_such", None, "timm has no model 'no_such'"),
         ("torchvision:resnet1", None, "torchvision has no model 'resnet1'"),
+        ("torchvision:vit_b_16", None, "VisionTransformer refuses pictures of side 64 .*: expected a conv"),
         ("resnet8_cifar", "missing.pth", "missing.pth: cannot be read"),
         ("resnet8_cifar", "text.pth", "text.pth: is no file of weights"),
         ("resnet8_cifar", "text.safetensors", "text.safetensors: is no file of weights"),
@@ -275,5 +276,27 @@ def test_mistakes_of_the_command_are_one_line(
         assert error.startswith("error: ")
         assert error.count("\n") == 1
         assert re.search(said, error), error
+    # Weights are told apart by their content: a copy of a file is the same, another file of its name is not.
+    for seed, folder in ((1, "a"), (1, "b"), (2, "c")):
+        (tmp_path / folder).mkdir()
+        torch.manual_seed(seed)
+        torch.save(CifarResNet(1).state_dict(), tmp_path / folder / "weights.pth")
+    weighted = ["--images", str(pictures / "val"), *words[:-1], str(tmp_path / "weighted"), "--weights"]
+    for folder in ("a", "b"):
+        extract.main([*weighted, str(tmp_path / folder / "weights.pth")])
+    capsys.readouterr()
+    for arguments, said in (
+        (
+            [*weighted, str(tmp_path / "c/weights.pth")],
+            "other weights of resnet8_cifar than .*c/weights.pth: cho",
+        ),
+        (
+            ["--images", str(pictures / "val"), *words, "--seed", "7"],
+            "than random ones of seed 7: choose another",
+        ),
+    ):
+        with pytest.raises(SystemExit):
+            extract.main(arguments)
+        assert re.search(said, capsys.readouterr().err)
     assert not (tmp_path / "new/att").exists()
     assert json.loads((tmp_path / "out/extractor.json").read_text())["colour"] is True

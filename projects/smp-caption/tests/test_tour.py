@@ -36,7 +36,11 @@ def test_a_cut_tour_writes_its_table_pages_and_models_and_names_the_next_command
     with pytest.raises(SystemExit) as refused:
         main(["--tour", "--output", str(tmp_path / "tour"), "--max-steps", "2"])
     assert refused.value.code == 2
+    assert "whole tour" in told
     main(["--tour", "--output", str(tmp_path / "tour"), "--max-steps", "2", "--resume"])
+    again = capsys.readouterr().out
+    assert "since it was resumed" in again
+    assert "whole tour" not in again
     assert [row["model"] for row in read_json(tmp_path / "tour" / "tour.json")["rows"]] == ROWS
 
 

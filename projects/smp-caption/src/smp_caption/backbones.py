@@ -76,14 +76,20 @@ class LastMaps(nn.Module):
     """Any convolutional classifier as an extractor: the last layer at each of its smallest resolutions.
 
     Raises:
-        UserError: the network gives no feature map of a picture of 64x64 pixels.
+        UserError: the network takes no picture of 64x64 pixels, or gives no feature map of it.
     """
 
     def __init__(self, network: nn.Module, count: int = 2) -> None:
         super().__init__()
         self.network = network.eval()
-        with torch.no_grad():
-            maps = self._maps(torch.zeros(1, 3, PROBE, PROBE), [n for n, m in self._leaves()])
+        try:
+            with torch.no_grad():
+                maps = self._maps(torch.zeros(1, 3, PROBE, PROBE), [n for n, m in self._leaves()])
+        except (AssertionError, RuntimeError) as error:
+            raise UserError(
+                f"backbone {type(network).__name__} refuses pictures of side {PROBE} ({error}): expected a "
+                "convolutional network"
+            ) from error
         last = {value.shape[-2:]: name for name, value in maps.items() if value.shape[-1] > 1}
         if not last:
             raise UserError(f"backbone {type(network).__name__} has no convolutional feature map")

@@ -16,6 +16,7 @@ from typing import Protocol
 import numpy as np
 import torch
 from PIL import Image
+from torch import nn
 
 from prunelab import dist
 from prunelab.data.captions import CaptionRecord, open_captions, open_pictures
@@ -124,17 +125,30 @@ def _prepare(options: ExtractOptions, output: Path, records: Sequence[CaptionRec
         colour=not options.no_colour,
         crops=bool(options.boxes),
     )
-    if has_extractor(output):
-        known = Extractor.load(output).config
-        if known != config:
-            raise UserError(f"{output} holds features of {known}, not of {config}: choose another --output")
-        return
     extractor = make_extractor(config, options.weights or None, seed=options.seed)
+    if has_extractor(output):
+        known = Extractor.load(output)
+        if known.config != config:
+            raise UserError(
+                f"{output} holds features of {known.config}, not of {config}: choose another --output"
+            )
+        if not _equal_weights(known.network, extractor.network):
+            given = options.weights or f"random ones of seed {options.seed}"
+            raise UserError(
+                f"{output} holds features of other weights of {config.backbone} than {given}: choose another "
+                "--output"
+            )
+        return
     train = [record for record in records if record.split == "train"] or list(records)
     train = train[:: max(1, len(train) // FITTED)]
     read = (_read(batch, options) for batch in _batches(train, options.batch_size))
     extractor.fit_to(torch.from_numpy(np.concatenate(extractor(*pair))) for pair in read)
     extractor.save(output)
+
+
+def _equal_weights(one: nn.Module, other: nn.Module) -> bool:
+    states = one.state_dict(), other.state_dict()
+    return all(torch.equal(value, states[1][name]) for name, value in states[0].items())
 
 
 def _origin(weights: str) -> str:

@@ -118,7 +118,8 @@ def report(folder: Path, stages: list[Stage], data: CaptionData, cfg: Config, se
     columns = ["model", "CIDEr", "Bleu_4", "sparsity", "parameters", "file", "ms / picture"]
     formats = {"CIDEr": ".3f", "Bleu_4": ".3f", "sparsity": ".3f", "file": human_bytes, "ms / picture": ".1f"}
     title = f"{len(records)} test pictures, beam {cfg.decode.beam_size_test}, preset {cfg.run.preset}"
-    note = f'constant caption: "{caption}"; parameters that are not zero; whole tour {seconds:.0f} s'
+    spent = "since it was resumed" if cfg.run.resume else "whole tour"
+    note = f'constant caption: "{caption}"; parameters that are not zero; {spent} {seconds:.0f} s'
     table = result_table(title, columns, rows, formats=formats, notes=[note])
     figures = {"rows": rows, "constant_caption": caption, "seconds": seconds, "preset": cfg.run.preset}
     write_json(folder / RESULTS, figures)
