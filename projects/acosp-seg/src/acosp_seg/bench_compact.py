@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import torch
@@ -9,12 +10,16 @@ from torch import Tensor, nn
 
 from acosp.inject import soft_to_hard_k
 from acosp.pruner import SoftTopKPruner
+from acosp_seg.compact import slim_for_training
 from acosp_seg.config import ModelConfig
 from acosp_seg.model import Network, build
 from prunelab.bench import Figure, Result, compare
 from prunelab.surgery import Program, compact
 
 RATIO = 16
+SLIM_RATIO = 8
+LOSS_CLOSE = 1e-3
+"""Most difference of the first step's losses, in single precision."""
 CLOSE = 1e-4
 """Most difference to the masked network, relative to its largest output ..."""
 MOVED = 1e-5
@@ -98,8 +103,48 @@ def assert_equal(small: Program, model: nn.Module, x: Tensor) -> None:
         raise AssertionError(f"compact and masked network differ at {int(wrong.sum())} outputs")
 
 
+def slim_step(arch: str, classes: int, size: tuple[int, int], *, batch: int = 2, width: int = 64) -> Result:
+    """A training step of the slim network beside one with hard masks and one of the dense network.
+
+    Both train from the same weights on the same pictures, and drop equal channels: losses are compared.
+    """
+    x = torch.randn(batch, 3, *size, generator=torch.Generator().manual_seed(1))
+    y = torch.randint(0, classes, (batch, *size), generator=torch.Generator().manual_seed(2))
+    model = masked(arch, classes, SLIM_RATIO, width=width)
+    networks = {
+        "ours": slim_for_training(copy.deepcopy(model)),
+        "reference": model,
+        "dense": build(model.cfg),
+    }
+
+    def step(side: str) -> Callable[[], tuple[str, float]]:
+        network = networks[side].train()
+        optimizer = torch.optim.SGD(network.parameters(), lr=1e-3, momentum=0.9, weight_decay=1e-4)
+
+        def run() -> tuple[str, float]:
+            torch.manual_seed(0)
+            _, main, auxiliary = network.losses(x, y)
+            optimizer.zero_grad(set_to_none=True)
+            (main + 0.4 * auxiliary).backward()
+            optimizer.step()
+            return side, main.item()
+
+        return run
+
+    return compare(
+        f"{arch} slim {SLIM_RATIO}x training step",
+        step("ours"),
+        step("reference"),
+        lambda one, other: one[0] == "dense" or abs(one[1] - other[1]) <= LOSS_CLOSE,
+        extra={"dense": step("dense")},
+        note=f"batch {batch}, {size[0]}x{size[1]}, float32, SGD, {torch.get_num_threads()} threads",
+    )
+
+
 ROWS: dict[str, Callable[[], Result | list[Result]]] = {
     "segnet-compact": lambda: prediction("segnet", 11, (360, 480), 15.0),
     "psp-compact": lambda: prediction("psp", 19, (473, 473), 8.0),
+    "segnet-slim-step": lambda: slim_step("segnet", 11, (180, 240)),
+    "psp-slim-step": lambda: slim_step("psp", 19, (233, 233)),
 }
 """What ``bench`` measures."""

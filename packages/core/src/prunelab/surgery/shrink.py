@@ -130,6 +130,11 @@ class _Plan:
         alive = ~gone[ids]
         if mask is None:
             return alive
+        if self._depthwise(node):
+            raise UserError(
+                f"keep-list of {node.module!r}: a depthwise convolution reads what it makes, "
+                "expected an out list"
+            )
         groups = getattr(self.graph.module(node), "groups", 1)
         if groups > 1 and not (mask.view(groups, -1) == mask[: len(mask) // groups]).all():
             raise UserError(
