@@ -22,6 +22,7 @@ PARSERS = {
     "convert": cli.parse_convert,
     "export": cli.parse_export,
     "demo": cli.parse_demo,
+    "compare": cli.parse_compare,
     "study": cli.parse_create_study,
 }
 """Programs whose arguments are read, since nothing that they need is there."""

@@ -208,6 +208,8 @@ def test_ending_epoch_zero_is_an_error_under_fixed_alone(studied: Path) -> None:
     assert load(path).quirks.ending_zero_keeps_all
     with pytest.raises(UserError, match=r"ending_epoch is 0 with sparsity 0\.5"):
         load(path, "--preset", "fixed")
+    with pytest.raises(UserError, match="ending_epoch is 0"):  # without that quirk it would prune at once
+        load(path, "stored_mask", "false")
     assert load(studied / "camvid_segnet_0_0.yaml", "--preset", "fixed").prune.active is False
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
-from acosp_seg.config import ModelConfig
+from acosp_seg.config import ModelConfig, QuirkConfig
 from acosp_seg.model import build
 from acosp_seg.recognise import config_of
 from acosp_seg.segmenter import Segmenter
@@ -59,6 +60,11 @@ def test_every_row_of_the_papers_tables_has_a_command() -> None:
     assert len(rows) == 30
     assert len({row[-2:] for row in rows}) == 30
     assert len(list(commands())) > 45
+
+
+def test_every_quirk_has_a_row_and_every_row_a_quirk() -> None:
+    rows = README.partition("| quirk of the original")[2].partition("\n\n")[0].splitlines()[2:]
+    assert [re.findall(r"`(\w+)` \|$", row)[0] for row in rows] == [f.name for f in fields(QuirkConfig)]
 
 
 @pytest.fixture

@@ -363,8 +363,6 @@ class QuirkConfig:
     class: void pixels count against the scores of CamVid. Else void pixels are left out."""
     void_below_classes: bool = False
     """An ignore_label among the classes counts void pixels as right ones in scores; else an error."""
-    zoom_mixes_labels: bool = False
-    """With a zoom_factor below 8 labels are resized by interpolation; else by the nearest pixel."""
     refill_freezes: bool = False
     """After refill_pruned the convolutions never train again; else they do."""
     demo_last_scale: bool = False
@@ -416,7 +414,9 @@ class Config:
                     f"batch_size is {self.data.batch_size}, expected at least 2 for PSPNet, whose pyramid "
                     "normalises over single pixels"
                 )
-        if self.prune.active and self.prune.ending_epoch == 0 and not self.quirks.ending_zero_keeps_all:
+        # What keeps all channels is that the mask stored so far is one of ones.
+        keeps_all = self.quirks.ending_zero_keeps_all and self.quirks.stored_mask
+        if self.prune.active and self.prune.ending_epoch == 0 and not keeps_all:
             raise UserError(
                 f"ending_epoch is 0 with sparsity {self.prune.sparsity}, expected at least 1: masks made "
                 "before any training keep all channels (preset faithful does just that)"
