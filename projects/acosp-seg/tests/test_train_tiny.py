@@ -135,7 +135,7 @@ def test_a_dense_file_begins_a_pruned_run(
     assert phase(Segmenter.from_pretrained(run / "last").model) == "soft"
 
 
-@pytest.mark.parametrize("network", ["segnet", "psp"])
+@pytest.mark.parametrize("network", ["psp", pytest.param("segnet", marks=pytest.mark.slow)])
 def test_a_training_of_the_original_goes_on_where_its_file_was_written(
     network: str, command: Command, tmp_path: Path
 ) -> None:
@@ -186,6 +186,28 @@ def test_a_dry_run_and_a_printed_configuration_write_nothing(
     train.main(command(tmp_path / "run", "--print-config"))
     assert yaml.safe_load(capsys.readouterr().out)["model"]["arch"] == "segnet"
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("network", ["segnet", pytest.param("psp", marks=pytest.mark.slow)])
+def test_a_slim_network_trains_on_like_the_masked_one(
+    network: str, command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pairs = ("epochs", "3", "ending_epoch", "1", "save_freq", "1", "dropout", "0.0")
+    for name, flags in (("masked", ()), ("slim", ("--slim-after-pruning",))):
+        words = command(tmp_path / name, *flags, *pairs, pruned=True, preset="faithful", network=network)
+        train.main(words)
+    assert "the network is slim" in capsys.readouterr().out
+    masked, slim = (series(tmp_path / name, "loss_train_batch") for name in ("masked", "slim"))
+    assert slim[:3] == masked[:3]
+    assert slim[3] == pytest.approx(masked[3], rel=1e-5)
+    # Exact in double precision; so small a network makes much of single precision's rounding.
+    assert slim == pytest.approx(masked, rel=0.2)
+    ours, theirs = (Segmenter.from_pretrained(tmp_path / name / "last").model for name in ("slim", "masked"))
+    assert phase(ours) == "hard"
+    assert ours.state_dict().keys() == theirs.state_dict().keys()
+    file = torch.load(tmp_path / "slim/train_epoch_3.pth", weights_only=True)
+    assert len(file["state_dict"]) == len(theirs.state_dict())
+    assert "optimizer" not in file
 
 
 @pytest.mark.slow

@@ -107,7 +107,7 @@ def runs(folder: Path, commands: dict[str, list[str]], found: dict[str, Any]) ->
         found[f"{kind}/random"] = torch.rand(1)
     history.clear()
     again = [*commands["pruned"], "--output", str(folder / "twice")]
-    train.main([*again, "--max-steps", "4"])
+    train.main([*again, "--max-steps", "2"])
     train.main([*again, "--resume"])
     found["pruned/twice"] = list(history)
     steps.train_step = step
@@ -131,7 +131,7 @@ def main(folder: Path) -> None:
         found |= {f"{network}/steps": history, f"{network}/told": told}
     commands = json.loads((folder / "command.json").read_text())
     runs(folder, commands, found)
-    evaluation(folder / "dense", commands["dense"], found)
+    evaluation(folder / "pruned", commands["pruned"], found)
     torch.save(found, folder / f"rank{dist.rank()}.pt")
 
 

@@ -81,7 +81,7 @@ def _log_classifier(run: Run, job: Job, evaluator: Evaluator, epoch: int) -> Non
 def save(run: Run, job: Job, *, best: bool) -> None:
     """Write a checkpoint and the model folders ``last/`` and, for the best one, ``best/``."""
     notes = {"step": run.step, "epoch": run.epoch + 1}
-    segmenter = Segmenter(model=job.model, config=job.cfg, notes=notes)
+    segmenter = Segmenter(model=job.masked, config=job.cfg, notes=notes)
     run.save(best=best, model_folder=lambda place: segmenter.save_pretrained(place) and None)
 
 
@@ -91,6 +91,8 @@ def write_file(job: Job, run: Run, epoch: int) -> None:
     if not cfg.run.original_files:
         return
     dist.sync_buffers(job.model)
+    model = job.masked
+    optimizer = job.optimizer if model is job.model else None  # a slim one's state fits no other network
     path = run.cfg.dir / f"train_epoch_{epoch}.pth"
     learnable = cfg.prune.learnable_weights
-    dist.on_main(lambda: write_original(path, epoch, job.model, job.optimizer, learnable_weights=learnable))
+    dist.on_main(lambda: write_original(path, epoch, model, optimizer, learnable_weights=learnable))

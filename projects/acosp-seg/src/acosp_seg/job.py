@@ -11,6 +11,14 @@ from torch.optim import Optimizer
 
 from acosp.structure import phase, structure
 from acosp_seg import steps
+from acosp_seg.compact import (
+    apply_slim,
+    carry_optimizer,
+    is_slim,
+    masked_again,
+    slim_for_training,
+    structure_of,
+)
 from acosp_seg.config import Config
 from acosp_seg.evaluate import Totals, rule_of
 from acosp_seg.layout import resolve
@@ -23,6 +31,7 @@ from acosp_seg.pruner import Pruning, rebuilt_optimizer
 from prunelab import syncnorm
 from prunelab.errors import UserError
 from prunelab.run import Run
+from prunelab.seed import preserved
 
 
 @dataclass(kw_only=True)
@@ -52,12 +61,23 @@ class Job:
     @property
     def structure(self) -> dict[str, Any]:
         """Plain data that a resumed run builds it by."""
-        return {"start": self.start, "masks": structure(self.model)}
+        slim = structure_of(self.model) if is_slim(self.model) else None
+        return {"start": self.start, "masks": structure(self.model), "slim": slim}
+
+    @property
+    def masked(self) -> Network:
+        """The network as it is kept and exported: that of a slim one with its masks again."""
+        if not is_slim(self.model):
+            return self.model
+        with preserved():  # a network that is built draws its first weights
+            return masked_again(self.model)
 
     def begin_epoch(self, run: Run, epoch: int) -> None:
-        """Make masks hard if it is time."""
+        """Make masks hard if it is time, and the network slim if that is wanted."""
         if self.pruning.due(self.model, epoch):
             self.harden(run, f"epoch {epoch + 1}")
+        if self.cfg.prune.slim_after_pruning and phase(self.model) == "hard":
+            self.slim(run, f"epoch {epoch + 1}")
 
     def harden(self, run: Run, when: str) -> None:
         """Make soft masks hard and rebuild the optimiser without their logits."""
@@ -68,6 +88,20 @@ class Job:
         run.say(
             f"{when}: {'masks are hard' if phase(self.model) == 'hard' else 'pruned filters are refilled'}"
         )
+        self.compile()
+
+    def slim(self, run: Run, when: str) -> None:
+        """Train on with the kept channels alone, each parameter with what is left of its momentum."""
+        before, old = dict(self.model.named_parameters()), self.optimizer
+        size = sum(parameter.numel() for parameter in before.values())
+        slim_for_training(self.model)
+        self.optimizer = steps.make_optimizer(self.model, self.cfg.optim)
+        carry_optimizer(old, self.optimizer, before, self.model)
+        for group, earlier in zip(self.optimizer.param_groups, old.param_groups, strict=True):
+            group["lr"] = earlier["lr"]
+        run.retrack(optimizer=self.optimizer, structure=self.structure)
+        left = sum(parameter.numel() for parameter in self.model.parameters())
+        run.say(f"{when}: the network is slim: {left} of {size} parameters")
         self.compile()
 
     def compile(self) -> None:
@@ -87,6 +121,8 @@ def make_job(cfg: Config, run: Run) -> Job:
     pruning = Pruning(cfg)
     for line in pruning.begin(model, saved["masks"] if saved else None):
         run.say(line)
+    if saved and saved["slim"] is not None:
+        apply_slim(model, saved["slim"])
     given = None if saved else _load_given(model, cfg, run)
     start = saved["start"] if saved else cfg.optim.start_epoch
     if given is not None and cfg.run.resume_from:
