@@ -16,7 +16,6 @@ import torch
 import yaml
 from torch import Tensor
 
-from acosp.pruner import SoftTopKPruner
 from acosp.soft_topk import ChannelMaskLayer
 from acosp_seg import finish, job, train
 from acosp_seg.config import Config
@@ -98,8 +97,7 @@ def write_weights(folder: Folder, cfg: Config, path: Path) -> None:
     """The first weights, soft masks among them, as the ``weight`` key reads them."""
     with torch.device("meta"):
         model = build(cfg.model)
-        prune = cfg.prune
-        SoftTopKPruner(prune.sparsity, prune.ending_epoch, active=prune.active).configure_model(model)
+        job.Pruning(cfg).begin(model, None)
     state = fill(model.to_empty(device="cpu"), prefix=folder.fill_prefix)
     torch.save({"epoch": 0, "state_dict": {PREFIX + name: value for name, value in state.items()}}, path)
 

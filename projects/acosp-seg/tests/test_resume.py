@@ -152,6 +152,18 @@ def test_a_finished_run_resumed_makes_no_step_and_changes_nothing(
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*.safetensors")}
 
 
+def test_naming_a_checkpoint_of_the_original_in_the_run_folder_goes_on_with_the_run(
+    tmp_path: Path, words: Callable[..., list[str]]
+) -> None:
+    train.main(words("whole", "faithful"))
+    train.main(words("run", "faithful", "max_steps", "5"))
+    file = tmp_path / "run/train_epoch_1.pth"
+    train.main(words("run", "faithful", "resume", str(file)))
+    ours, theirs = contents(tmp_path / "run"), contents(tmp_path / "whole")
+    assert ours["tensors"] == theirs["tensors"]
+    assert ours["train_epoch_3.pth"] == theirs["train_epoch_3.pth"]
+
+
 def test_a_signal_stops_a_run_with_a_checkpoint_and_nothing_is_lost(
     tmp_path: Path, words: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,14 +18,17 @@ from acosp_seg.config import Config
 from acosp_seg.data import open_data
 from acosp_seg.evaluate import Evaluator
 from acosp_seg.job import make_job
+from acosp_seg.layout import resolve
 from acosp_seg.lowering import lower, run_folder
 from acosp_seg.model.network import Network
 from acosp_seg.pruner import temperature
 from acosp_seg.tour import tour
+from prunelab.checkpoint import listed
 from prunelab.config import to_plain, yaml_text
 from prunelab.errors import UserError, entry
 from prunelab.run import Run
 from prunelab.run import RunConfig as RunSettings
+from prunelab.runfolder import CHECKPOINTS
 
 
 def train(cfg: Config, *, quiet: bool = False) -> Path:
@@ -84,10 +87,13 @@ def train(cfg: Config, *, quiet: bool = False) -> Path:
 def settings(cfg: Config, folder: Path, *, quiet: bool = False) -> RunSettings:
     """What core's run needs of the configuration."""
     run = cfg.run
+    # The original's own way to go on in a folder is to name a checkpoint in it. Ours is at least as new, and
+    # leads to the same end.
+    in_place = bool(run.resume_from) and resolve(run.resume_from).parent.resolve() == folder.resolve()
     return RunSettings(
         dir=folder,
         seed=run.seed,
-        resume=run.resume,
+        resume=run.resume or (in_place and bool(listed(folder / CHECKPOINTS))),
         device=run.device,
         max_steps=run.max_steps,
         keep_last=run.keep_last,
