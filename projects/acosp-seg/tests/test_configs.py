@@ -320,7 +320,7 @@ def test_the_classifiers_recipe_is_the_published_one() -> None:
         ("TRAIN:\n  batch_size: 1\n", "batch_size is 1, expected at least 2"),
         ("TRAIN:\n  sparsity: 1.0\n", "sparsity is 1.0, expected 0 <= sparsity < 1"),
         ("TRAIN:\n  sparsity: 0.5\n  starting_epoch: 9\n  ending_epoch: 3\n", "starting_epoch is 9"),
-        ("TRAIN:\n  layers: 101\n", "layers is 101, expected one of 50"),
+        ("TRAIN:\n  layers: 34\n", "layers is 34, expected one of 50, 101, 152"),
         ("TRAIN:\n  arch: pspnet\n", "arch is 'pspnet', expected one of psp"),
         ("TRAIN:\n  arch: resnet18\n", "resnet18 and cifar10 belong together"),
         ("TRAIN:\n  zoom_factor: 3\n", "zoom_factor is 3"),

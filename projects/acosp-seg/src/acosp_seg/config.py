@@ -67,7 +67,7 @@ class ModelConfig:
     arch: str = "psp"
     """``psp`` (PSPNet), ``segnet``, or ``resnet18`` (a classifier of 32x32 pictures)."""
     layers: int | None = 50
-    """Depth of PSPNet's ResNet trunk; only 50 exists. Of no meaning for the others."""
+    """Depth of PSPNet's ResNet trunk: 50 (published), 101 or 152. Of no meaning for the others."""
     classes: int = 150
     """Number of classes K; labels are 0 to K - 1."""
     zoom_factor: int = 8
@@ -84,7 +84,7 @@ class ModelConfig:
     def __post_init__(self) -> None:
         _one_of("arch", self.arch, ARCHS)
         if self.arch == "psp":
-            _one_of("layers", self.layers, (50,))
+            _one_of("layers", self.layers, (50, 101, 152))
         _at_least("classes", self.classes, 2)
         _one_of("zoom_factor", self.zoom_factor, ZOOMS)
         _share("dropout", self.dropout)
