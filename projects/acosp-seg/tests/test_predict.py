@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -48,6 +48,7 @@ def test_the_longer_side_is_scaled_and_halves_are_rounded_to_even() -> None:
     assert scaled_size((2, 4000), 0.1, 100) == (1, 10)  # and never 0
 
 
+@settings(deadline=None)
 @given(st.integers(1, 60), st.integers(0, 200))
 def test_windows_cover_a_side_from_end_to_end_and_overlap_by_a_third(crop: int, more: int) -> None:
     length = crop + more
@@ -97,10 +98,17 @@ def test_a_picture_that_was_predicted_is_as_it_was() -> None:
 
 def test_windows_go_through_the_network_as_many_at_a_time_as_asked() -> None:
     image = picture(40, 40)
-    for batch, flip, expected in ((5, True, [10, 10, 10, 2]), (5, False, [5, 5, 5, 1]), (0, True, [32])):
+    for batch, flip, expected in ((5, True, [8, 8, 8, 8]), (5, False, [4, 4, 4, 4]), (0, True, [32])):
         model = network()
         Predictor(model, Windows(classes=4, crop=(16, 16), batch=batch, flip=flip)).labels(image)
         assert model.batches == expected
+
+
+def test_a_large_window_and_its_mirror_image_go_one_after_the_other_on_a_cpu() -> None:
+    model = network()
+    predictor = Predictor(model, Windows(classes=4, crop=(500, 600)))
+    assert predictor.labels(picture(500, 600)).shape == (500, 600)
+    assert model.batches == [1, 1]
 
 
 def test_bfloat16_is_near_and_sums_stay_in_single_precision() -> None:

@@ -35,9 +35,9 @@ IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
 """Standard deviation of the same."""
 
-PIXELS_ON_GPU, PIXELS_ON_CPU, PIXELS_IF_SMALL = 4_000_000, 50_000, 200_000
-"""Pixels that a batch of windows has at most (but one window at least). More outgrow a CPU's caches, but in a
-small network starting an operation takes longer than what it does."""
+PIXELS_ON_GPU, PIXELS_ON_CPU, PIXELS_IF_SMALL = 4_000_000, 60_000, 420_000
+"""Pixels that go through the network together at most (but one window's). More outgrow a CPU's caches, but in
+a small network starting an operation takes longer than what it does."""
 SMALL = 4_000_000
 """Parameters that a small network has at most."""
 VECTOR = 16
@@ -119,16 +119,19 @@ class Predictor:
     def __init__(self, model: nn.Module, windows: Windows, *, amp: bool = False) -> None:
         self.model, self.windows, self.amp = model, windows, amp
         self.device = next(model.parameters()).device
-        most = PIXELS_ON_GPU
-        if self.device.type == "cpu":
-            small = sum(parameter.numel() for parameter in model.parameters()) <= SMALL
-            most = PIXELS_IF_SMALL if small else PIXELS_ON_CPU
-        pixels = math.prod(windows.crop) * (2 if windows.flip else 1)
-        self.batch = windows.batch or max(most // pixels, 1)
-        # Convolutions on a CPU are faster in this order, the small ones of a pruned network by far.
-        self.format = torch.channels_last if self.device.type == "cpu" else torch.contiguous_format
+        self.together = self._together()
         self._mean = torch.tensor(windows.mean, device=self.device)
         self._std = torch.tensor(windows.std, device=self.device)
+
+    def _together(self) -> int:
+        """How many windows, mirror images counted, go through the network at a time."""
+        if self.windows.batch:
+            return self.windows.batch * (2 if self.windows.flip else 1)
+        most = PIXELS_ON_GPU
+        if self.device.type == "cpu":
+            small = sum(parameter.numel() for parameter in self.model.parameters()) <= SMALL
+            most = PIXELS_IF_SMALL if small else PIXELS_ON_CPU
+        return max(most // math.prod(self.windows.crop), 1)
 
     @torch.inference_mode()
     def labels(self, image: np.ndarray) -> np.ndarray:
@@ -189,19 +192,17 @@ class Predictor:
             starts(side, crop, settings.stride_rate)
             for side, crop in zip((high, wide), settings.crop, strict=True)
         )
-        places = [self._place(top, left) for top in tops for left in lefts]
-        total: Tensor | None = None
-        for start in range(0, len(places), self.batch):
-            some = places[start : start + self.batch]
-            plain, mirrored = self._of_windows([x[place] for place in some])
-            if total is None:
-                dtype = torch.float64 if settings.double else torch.float32
-                total = torch.zeros(high, wide, settings.classes, dtype=dtype, device=self.device)
-            for number, place in enumerate(some):
-                total[place] += _softmax(plain[number])
-                if mirrored is not None:
-                    total[place] += _softmax(mirrored[number]).flip(1)
-        assert total is not None
+        ways = (False, True) if settings.flip else (False,)
+        jobs = [(self._place(top, left), mirrored) for top in tops for left in lefts for mirrored in ways]
+        dtype = torch.float64 if settings.double else torch.float32
+        total = torch.zeros(high, wide, settings.classes, dtype=dtype, device=self.device)
+        size = math.ceil(len(jobs) / math.ceil(len(jobs) / self.together))  # all batches about equally large
+        for start in range(0, len(jobs), size):
+            some = jobs[start : start + size]
+            logits = self._logits([x[place].flip(1) if mirrored else x[place] for place, mirrored in some])
+            for (place, mirrored), one in zip(some, logits, strict=True):
+                found = _softmax(one)
+                total[place] += found.flip(1) if mirrored else found
         rows = _coverage(tops, high, settings.crop[0])
         columns = _coverage(lefts, wide, settings.crop[1]) * (2 if settings.flip else 1)
         counts = (rows[:, None] * columns).to(total)  # (h, w), how often a pixel was summed
@@ -210,22 +211,17 @@ class Predictor:
     def _place(self, top: int, left: int) -> Place:
         return slice(top, top + self.windows.crop[0]), slice(left, left + self.windows.crop[1])
 
-    def _of_windows(self, windows: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
-        """Logits (B, th, tw, C) of normalised windows (th, tw, 3), and those of the mirror images."""
+    def _logits(self, windows: Sequence[Tensor]) -> Tensor:
+        """Logits (B, th, tw, C) of normalised windows (th, tw, 3)."""
         batch = torch.stack(list(windows)).permute(0, 3, 1, 2)  # (B, 3, th, tw)
-        if self.windows.flip:
-            batch = torch.cat([batch, batch.flip(3)])  # (2 * B, 3, th, tw)
-        batch = batch.contiguous(memory_format=self.format)
+        if self.device.type != "cpu":
+            batch = batch.contiguous()  # on a CPU convolutions are faster with channels last in memory
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp):
             logits = self.model(batch)
         logits = logits.float()
         if logits.shape[2:] != batch.shape[2:]:
             logits = F.interpolate(logits, batch.shape[2:], mode="bilinear", align_corners=True)
-        logits = logits.permute(0, 2, 3, 1).contiguous()
-        if not self.windows.flip:
-            return logits, None
-        plain, mirrored = logits.chunk(2)
-        return plain, mirrored
+        return logits.permute(0, 2, 3, 1).contiguous()
 
     def _resized(self, found: Tensor, size: Size) -> Tensor:
         """Resize (h, w, C) to (H, W, C); a picture of that size already is handed on."""
@@ -241,10 +237,11 @@ class Predictor:
 
 
 def _softmax(logits: Tensor) -> Tensor:
-    """Probabilities (th, tw, C) of logits, which on a CPU take another way where classes are few."""
+    """Probabilities (th, tw, C) of logits, which are overwritten on a CPU where classes are few."""
     if logits.device.type != "cpu" or logits.shape[2] >= VECTOR:
         return F.softmax(logits, dim=2)
-    return F.softmax(logits.permute(2, 0, 1), dim=0).permute(1, 2, 0)
+    powers = logits.sub_(logits.amax(dim=2, keepdim=True)).exp_()
+    return powers.div_((powers @ powers.new_ones(logits.shape[2]))[:, :, None])
 
 
 def _coverage(begins: Sequence[int], length: int, crop: int) -> Tensor:
