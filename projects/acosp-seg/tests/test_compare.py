@@ -17,13 +17,15 @@ def test_a_masked_network_gets_a_second_row_with_its_compact_form(
 ) -> None:
     dense, pruned = finished("dense", "fixed"), finished("pruned", "fixed")
     table = tmp_path / "rows.json"
-    main(["--models", f"plain={dense}", f"masked={pruned}", "--json", str(table), "--max-steps", "2"])
+    models = ["--models", f"plain={dense}", f"masked={pruned}"]
+    main([*models, "--json", str(table), "--figure", str(tmp_path / "seen.png"), "--max-steps", "2"])
     constant, plain, masked, compact = read_json(table)
     assert constant["model"].startswith("best constant answer")
     assert [row["model"] for row in (plain, masked, compact)] == ["plain", "masked", "masked, compact"]
     assert compact["parameters"] < masked["parameters"] == plain["parameters"]
     assert compact["file"] < plain["file"]
     assert compact["mIoU"] == pytest.approx(masked["mIoU"], abs=1e-3)
+    assert (tmp_path / "seen.png").stat().st_size > 1000
     assert "ms / picture" in capsys.readouterr().out
 
 

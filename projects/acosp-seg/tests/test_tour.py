@@ -19,7 +19,7 @@ def test_a_cut_tour_writes_its_table_pages_and_models_and_names_the_next_command
     folder = tmp_path / "tour"
     main(["--tour", "--output", str(folder), "--max-steps", "2"])
     told = capsys.readouterr().out
-    for name in ("tour.json", "predictions.html", "predictions.png", "dense/best", "pruned/last", "compact"):
+    for name in ("tour.json", "predictions.png", "dense/best", "pruned/last", "compact"):
         assert (folder / name).exists(), name
     constant, *rows = read_json(folder / "tour.json")["rows"]
     assert constant["model"].startswith("best constant answer")
@@ -29,7 +29,7 @@ def test_a_cut_tour_writes_its_table_pages_and_models_and_names_the_next_command
     assert compact["MACs"] < pruned["MACs"] == dense["MACs"]
     assert compact["mIoU"] == pytest.approx(pruned["mIoU"], abs=1e-3)
     assert "train without arguments is the tour" in told
-    for word in ("mIoU", "MACs", "parameters", "ms / picture", "predictions.html", "next: uv run"):
+    for word in ("mIoU", "MACs", "parameters", "ms / picture", "predictions.png", "next: uv run"):
         assert word in told
     with pytest.raises(SystemExit) as refused:
         main(["--tour", "--output", str(folder), "--max-steps", "2"])

@@ -212,9 +212,9 @@ def parse_compare(argv: Sequence[str] | None = None) -> tuple[Raw, CompareOption
     docs = docs_of(CompareOptions)
     parser = _config_parser("compare", "networks side by side: scores, cost, size, time", {})
     parser.add_own_argument("--models", nargs="+", metavar="NAME=PLACE", help=docs["models"])
-    parser.add_own_argument("--json", metavar="FILE", help=docs["json"])
+    _own(parser, docs, {"json": str, "figure": str})
     typed = _read(parser, argv)
-    own = {name: typed.pop(name) for name in ("models", "json") if name in typed}
+    own = {name: typed.pop(name) for name in ("models", "json", "figure") if name in typed}
     return _raw(typed), CompareOptions(**{**own, "models": tuple(own.get("models", ()))})
 
 

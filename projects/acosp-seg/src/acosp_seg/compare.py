@@ -16,6 +16,7 @@ from acosp_seg.cli import parse_compare
 from acosp_seg.config import Config
 from acosp_seg.loading import load
 from acosp_seg.lowering import lower_test
+from acosp_seg.plots import compare_networks
 from acosp_seg.segmenter import Segmenter, class_table, windows_of
 from acosp_seg.test import chosen, listed
 from prunelab.config import to_plain, yaml_text
@@ -25,10 +26,12 @@ from prunelab.flops import count
 from prunelab.metrics import SegmentationMeter, best_constant
 from prunelab.progress import Progress
 from prunelab.report import Cell, Format, Table, latency, result_table
-from prunelab.util import human_bytes, write_json
+from prunelab.util import StrPath, atomic_write, human_bytes, write_json
 
 COLUMNS = ["model", "mIoU", "mAcc", "MACs", "parameters", "file", "ms / picture"]
 FORMATS: dict[str, Format] = {"mIoU": ".3f", "mAcc": ".3f", "file": human_bytes, "ms / picture": ".1f"}
+COLUMNS_DRAWN = 5
+"""Pictures of a figure."""
 COMPACT = ", compact"
 """Behind the name of a network that was masked."""
 Row = dict[str, Cell]
@@ -106,12 +109,26 @@ def table_of(rows: Sequence[Row], samples: Sequence[Sample], cfg: Config, notes:
     return result_table(title, COLUMNS, rows, formats=FORMATS, notes=notes)
 
 
-def compare(cfg: Config, models: Sequence[str]) -> list[Row]:
+def draw(shown: Sequence[Rival], samples: Sequence[Sample], path: StrPath) -> None:
+    """Write a picture of what networks see: a column a test picture, with its truth on top.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    chosen = samples[:: max(1, len(samples) // COLUMNS_DRAWN)][:COLUMNS_DRAWN]
+    pictures = [(read_image(sample.image), read_label(sample.label)) for sample in chosen]
+    sheet = compare_networks({rival.name: rival.segmenter for rival in shown}, pictures)
+    with atomic_write(path) as file:
+        sheet.save(file, format="PNG", optimize=True)
+
+
+def compare(cfg: Config, models: Sequence[str], figure: str = "") -> list[Row]:
     """Score and time networks on the configuration's test pictures.
 
     Args:
         cfg: test pictures, windows.
         models: ``NAME=PLACE`` each, or a place alone, which is its own name.
+        figure: file of `draw`; empty: none. A compact network sees what its masked one does, and is left out.
 
     Returns:
         The table's rows, the best constant answer first.
@@ -122,16 +139,17 @@ def compare(cfg: Config, models: Sequence[str]) -> list[Row]:
     samples = chosen(listed(cfg, Path(cfg.test.save_folder)), cfg)
     if not all(sample.has_label for sample in samples):
         raise UserError(f"test_list {cfg.data.test_list!r} has no label maps, expected split val or train")
-    rows = [constant_row(samples, cfg)]
+    rows, shown = [constant_row(samples, cfg)], []
     for word in models:
         name, _, place = word.rpartition("=")
         segmenter = load(place, config=cfg)
         with tempfile.TemporaryDirectory() as scratch:
             written = segmenter.save_pretrained(Path(scratch) / "model")
-            rows += [
-                row_of(rival, samples, cfg)
-                for rival in rivals(name or place, segmenter, written, Path(scratch) / "compact")
-            ]
+            found = rivals(name or place, segmenter, written, Path(scratch) / "compact")
+            rows += [row_of(rival, samples, cfg) for rival in found]
+            shown.append(found[0])
+    if figure:
+        draw(shown, samples, figure)
     table_of(rows, samples, cfg).print()
     return rows
 
@@ -146,7 +164,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     elif cfg.run.dry_run:
         print(f"{len(options.models)} models on {cfg.data.dataset}: configuration is right; nothing was run")
     else:
-        rows = compare(cfg, options.models)
+        rows = compare(cfg, options.models, options.figure)
         if options.json:
             write_json(options.json, rows)
 

@@ -20,6 +20,8 @@ class CompareOptions:
     """Models with names for the table; a PLACE is a model folder, a run, or a file of the original."""
     json: str = ""
     """File for the table's rows; empty: none."""
+    figure: str = ""
+    """PNG file that shows what the networks see in some pictures, side by side; empty: none."""
 
     def __post_init__(self) -> None:
         if not self.models:

@@ -7,29 +7,25 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
 
-from acosp_seg.compare import Rival, constant_row, rivals, row_of, table_of
+from acosp_seg.compare import Rival, constant_row, draw, rivals, row_of, table_of
 from acosp_seg.config import Config
 from acosp_seg.data import SegmentationData, open_data
-from acosp_seg.draw import paint
 from acosp_seg.layout import runs_root
 from acosp_seg.lowering import TOUR_PRUNED
 from acosp_seg.segmenter import Segmenter
 from prunelab import dist
-from prunelab.data.segmentation import Sample, read_image, read_label
+from prunelab.data.segmentation import Sample
 from prunelab.hub import is_model_folder
-from prunelab.report import gallery
 from prunelab.runfolder import tour_folder
 from prunelab.util import write_json
 
 RESULTS = "tour.json"
 COMPACT = "compact"
 """Folder of the network that has only the kept channels."""
-SHOWN = 12
-"""Pictures on the page."""
+FIGURE = "predictions.png"
+"""What the networks see."""
 
 
 def tour(cfg: Config, train: Callable[[Config], Path]) -> Path:
@@ -78,7 +74,7 @@ def _rivals(name: str, run: Path, scratch: Path) -> list[Rival]:
 
 
 def report(folder: Path, shown: list[Rival], samples: list[Sample], cfg: Config, seconds: float) -> None:
-    """Print the table, write ``tour.json`` and the page of predictions, and name what to try next."""
+    """Print the table, write ``tour.json`` and the picture of predictions, and name what to try next."""
     rows = [constant_row(samples, cfg), *(row_of(rival, samples, cfg) for rival in shown)]
     kept = TOUR_PRUNED["sparsity"]
     note = (
@@ -87,30 +83,14 @@ def report(folder: Path, shown: list[Rival], samples: list[Sample], cfg: Config,
     )
     table = table_of(rows, samples, cfg, [note])
     write_json(folder / RESULTS, {"rows": rows, "seconds": seconds, "preset": cfg.run.preset})
-    draw_page(folder, shown, samples[:SHOWN])
+    draw([shown[0], shown[-1]], samples, folder / FIGURE)
     print()
     table.print()
     print()
     for what, where in (
         ("table", folder / RESULTS),
-        ("pictures with their classes", folder / "predictions.html"),
+        ("pictures with their classes", folder / FIGURE),
         *((f"{rival.name} model", rival.file.parent) for rival in shown),
     ):
         print(f"{what}: {where}")
     print(f"next: uv run --package acosp-seg demo --model {shown[-1].file.parent} {samples[0].image}")
-
-
-def draw_page(folder: Path, shown: list[Rival], samples: list[Sample]) -> None:
-    """Write ``predictions.html`` and ``.png``: each picture, its truth, and what two networks say."""
-    dense, small = shown[0].segmenter, shown[-1].segmenter
-    items = []
-    for sample in samples:
-        image, truth = read_image(sample.image), read_label(sample.label)
-        maps = [paint(labels, dense.colors) for labels in (truth, dense.segment(image), small.segment(image))]
-        # Four panels, two by two, every pixel as a square that can be seen.
-        panels = np.concatenate([np.concatenate(row, axis=1) for row in ((image, maps[0]), maps[1:])])
-        height, width = panels.shape[:2]
-        picture = Image.fromarray(panels).resize((3 * width, 3 * height), Image.Resampling.NEAREST)
-        items.append((picture, [("above", "picture, truth"), ("below", f"dense, {shown[-1].name}")]))
-    pages = folder / "predictions.html", folder / "predictions.png"
-    gallery(items, *pages, title="Street scenes and what the networks see")
