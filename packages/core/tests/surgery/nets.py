@@ -73,6 +73,25 @@ class Mixed(nn.Module):
         return F.max_pool2d(self.last(y), 3, 2, padding=1)
 
 
+class Attending(nn.Module):
+    """Channels are weighed by numbers that are computed from them, and pixels by a plane."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = unit(3, 12, 5, padding=1)
+        self.squeeze, self.excite = nn.Linear(12, 6), nn.Linear(6, 4)
+        self.inner = unit(12, 12, 6, padding=1)
+        self.where = nn.Conv2d(12, 1, 3, padding=1)
+        self.last = nn.Conv2d(12, 4, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.stem(x))
+        y = self.inner(x).mul(torch.sigmoid(self.where(x)))
+        y = y * F.adaptive_max_pool2d(y, 1)
+        head = self.excite(torch.tanh(self.squeeze(x.mean(dim=(2, 3)))))
+        return self.last(F.gelu(y + 1)).mean((2, 3)) + head
+
+
 class Unpooling(nn.Module):
     """An encoder and a decoder of which each prunes other channels than the other."""
 

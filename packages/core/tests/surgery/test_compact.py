@@ -17,9 +17,9 @@ from prunelab.errors import UserError
 from prunelab.export import to_onnx
 from prunelab.surgery import Program, compact
 
-from .nets import Mask, Mixed, Residual, Unpooling, trained
+from .nets import Attending, Mask, Mixed, Residual, Unpooling, trained
 
-NETS: list[Callable[[], nn.Module]] = [Residual, Mixed, Unpooling]
+NETS: list[Callable[[], nn.Module]] = [Residual, Mixed, Attending, Unpooling]
 SIZES = [(2, 3, 16, 20), (1, 3, 13, 19), (3, 3, 7, 9), (1, 3, 40, 8)]
 
 

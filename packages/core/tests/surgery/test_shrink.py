@@ -186,6 +186,52 @@ def test_groups_of_a_convolution_shrink_alike_and_depthwise_ones_follow() -> Non
         shrink(model, x, {"depth": {"in": [0]}})
 
 
+class Disagreeing(nn.Module):
+    """Three readers of one tensor, and something that nobody can look into."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3, padding=1)
+        self.wide = nn.ConvTranspose2d(8, 4, 2, stride=2)
+        self.head = nn.Linear(8, 4)
+        self.second = nn.Conv2d(8, 8, 1)
+        self.third = nn.Conv2d(8, 2, 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x = self.first(x).relu()
+        y = torch.sort(self.second(x), dim=1)[0]
+        return self.wide(x), self.head(x.mean((2, 3))), self.third(y)
+
+
+def test_readers_pick_their_channels_and_what_is_not_understood_keeps_all() -> None:
+    torch.manual_seed(0)
+    model = Disagreeing().eval()
+    x = torch.randn(2, 3, 5, 5)
+    reads = {"wide": [0, 1], "head": [1, 2], "second": [2, 5], "third": [3]}
+    small = shrink(model, x, {path: {"in": channels} for path, channels in reads.items()})
+
+    twin = copy.deepcopy(model)
+    for path, channels in reads.items():
+        weight = twin.get_submodule(path).weight.data
+        axis = 0 if path == "wide" else 1
+        weight.index_fill_(axis, torch.tensor([c for c in range(8) if c not in channels]), 0)
+    with torch.no_grad():
+        for one, other in zip(small.model(x), twin(x), strict=True):
+            close(one, other)
+    assert small.structure["first"] == {"out": [0, 1, 2, 5]}
+    assert small.structure["head"] == {"in": [1, 2], "select": [1, 2]}
+    assert "second" in small.structure
+    assert "out" not in small.structure["second"]
+    again = resize(Disagreeing(), small.structure)
+    again.load_state_dict(small.model.state_dict(), strict=True)
+    for structure, message in [
+        ({"nobody": {"out": [0]}}, "'nobody'"),
+        ({"first": {"out": [9]}}, "channel 9"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            resize(Disagreeing(), structure)
+
+
 @pytest.mark.oracle
 @pytest.mark.parametrize(
     ("name", "root"),

@@ -17,9 +17,9 @@ from prunelab.optim import carry_state
 from prunelab.surgery.partial import Partial
 from prunelab.surgery.slim import cut_of, slim, slim_layers, slim_structure, whole_state
 
-from .nets import Mask, Mixed, Residual, Unpooling, trained
+from .nets import Attending, Mask, Mixed, Residual, Unpooling, trained
 
-NETS: list[Callable[[], nn.Module]] = [Residual, Mixed, Unpooling]
+NETS: list[Callable[[], nn.Module]] = [Residual, Mixed, Attending, Unpooling]
 STEPS = 4
 
 

@@ -45,7 +45,10 @@ def structure_of(model: Network) -> dict[str, Any]:
 
 
 def apply_slim(model: Network, data: Mapping[str, Any]) -> Network:
-    """Give a freshly built, dense network the shapes of a slim one, in place; its weights load strictly."""
+    """Give a freshly built, dense network the shapes of a slim one, in place; its weights load strictly.
+
+    Batch norms that are to be synchronised must be so before.
+    """
     slim(model, data["kept"])
     return model
 

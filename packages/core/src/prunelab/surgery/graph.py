@@ -438,8 +438,12 @@ def _given(call: fx.Node) -> list[fx.Node]:
 
 
 def _signature_of(target: Any) -> Any:
-    """F.max_pool2d hides its arguments behind a dispatcher."""
-    return F.max_pool2d_with_indices if target is F.max_pool2d else target
+    """The function that shows the arguments of one that hides them behind a dispatcher."""
+    hidden = {
+        F.max_pool2d: F.max_pool2d_with_indices,
+        F.adaptive_max_pool2d: F.adaptive_max_pool2d_with_indices,
+    }
+    return hidden.get(target, target)
 
 
 def _flattens(before: tuple[int, ...], after: tuple[int, ...]) -> bool:
@@ -451,8 +455,9 @@ def _flattens(before: tuple[int, ...], after: tuple[int, ...]) -> bool:
 
 
 def _meets(shapes: Sequence[tuple[int, ...]], out: tuple[int, ...]) -> bool:
-    """Whether two tensors with equal numbers of axes meet, channel by channel."""
-    return len(shapes) in (1, 2) and all(len(s) == len(out) and s[1:2] == out[1:2] for s in shapes)
+    """Whether two tensors with equal numbers of axes meet channel by channel, or one is spread over them."""
+    fits = all(len(shape) == len(out) and shape[1:2] in (out[1:2], (1,)) for shape in shapes)
+    return len(shapes) == 2 and fits and any(shape[1:2] == out[1:2] for shape in shapes)
 
 
 def _title(call: fx.Node) -> str:

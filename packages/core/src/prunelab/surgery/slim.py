@@ -88,6 +88,8 @@ class _PartNorm(_BatchNorm):
 def slim(model: nn.Module, kept: Mapping[str, Sequence[int]]) -> nn.Module:
     """Cut pruned filters off their convolutions, in place; parameters of other layers stay the same objects.
 
+    Batch norms that are to be synchronised (`prunelab.syncnorm.convert`) must be so before.
+
     Args:
         model: A network whose convolutions have no masks (their weights are as they were).
         kept: For the path of each masked convolution the outputs that stay, at least one.
