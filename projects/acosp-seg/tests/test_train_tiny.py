@@ -217,5 +217,5 @@ def test_a_compiled_network_trains_on_after_its_masks_became_hard(command: Comma
     plain = tmp_path / "plain"
     train.main(command(plain, "epochs", "2", "ending_epoch", "1", pruned=True))
     ours, theirs = (series(folder, "loss_train_batch") for folder in (run, plain))
-    assert ours[:2] == pytest.approx(theirs[:2], rel=1e-3)
+    assert ours[0] == pytest.approx(theirs[0], rel=1e-4)
     assert ours == pytest.approx(theirs, rel=0.1)  # so small a network makes much of rounding
