@@ -105,6 +105,30 @@ def test_exporting_loading_and_exporting_gives_the_same_file(
     assert f"written: {tmp_path / 'pruned'}" in said
 
 
+@pytest.mark.parametrize("place", ["beside the model", "elsewhere"])
+@pytest.mark.parametrize("kind", ["best", "pruned"])
+def test_an_export_of_any_run_is_loaded_with_what_is_written_beside_it(
+    kind: str, place: str, finished: Callable[[str, str], Path], pictures: Path, tmp_path: Path
+) -> None:
+    run = shutil.copytree(finished("pruned", "fixed"), tmp_path / "run")
+    if place == "elsewhere":  # where nothing tells of the run
+        run = shutil.copytree(run / kind, tmp_path / "alone/model").parent
+    output = "" if place == "beside the model" else str(tmp_path / "new/model.pth")
+    model = run / (kind if place == "beside the model" else "model")
+    file = export.export(ExportOptions(model=str(model), output=output))
+    ours, theirs = Captioner.from_pretrained(model), original.load(file)
+    assert theirs.config == ours.config
+    assert (
+        (theirs.mask and theirs.mask.kind)
+        == (ours.mask and ours.mask.kind)
+        == ({"best": "supermask"}.get(kind))
+    )
+    assert theirs.caption_features(features(pictures)) == ours.caption_features(features(pictures))
+    before = (file.parent / "config.json").read_bytes()
+    export.export(ExportOptions(model=str(file), output=str(file.parent / "again.pth")))
+    assert (file.parent / "config.json").read_bytes() == before
+
+
 def test_converting_dry_writes_nothing_and_exports_say_where_they_would_go(
     published: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -15,6 +16,7 @@ from prunelab.mask import MASK_SUFFIX, packed
 from smp_caption import original
 from smp_caption.captioner import Captioner
 from smp_caption.cli import parse_export
+from smp_caption.config import Config, PruneConfig
 from smp_caption.export_original import sparse_state
 from smp_caption.model import UpDown
 from smp_caption.model.up_down import Encoded, Hidden
@@ -33,8 +35,9 @@ def export(options: ExportOptions) -> Path:
     """Write the model in the format asked for.
 
     ``original``: the original's state dict, masks included; ``sparse``: pruned weights as COO tensors;
-    ``binary``: all weights, with masks rounded; ``packed``: a packed sparse file; ``onnx``: a folder with
-    graphs of the encoder and of a decoder step, each compared with PyTorch.
+    ``binary``: all weights, with masks rounded. Beside these three ``config.json`` and ``tokenizer/`` are
+    written where there is no ``config.json``, since such a file loads only with them. ``packed``: a packed
+    sparse file; ``onnx``: a folder with graphs of the encoder and of a decoder step, compared with PyTorch.
 
     Raises:
         UserError: no such model, or one without masks where masks are needed.
@@ -61,8 +64,29 @@ def export(options: ExportOptions) -> Path:
             export_onnx(captioner.pruned(), target)
         case other:
             raise UserError(f"format {other!r} is not known, expected one of {', '.join(SUFFIXES)}")
+    if options.format in ("original", "sparse", "binary"):
+        _describe(captioner, source, target.parent)
     print(f"written: {target}")
     return target
+
+
+def _describe(captioner: Captioner, source: Path, folder: Path) -> None:
+    """Write what the original needs beside its weights, unless it is there."""
+    if (folder / original.CONFIG).is_file():
+        return
+    cfg = original.run_config(source.parent)
+    prune = (
+        PruneConfig() if captioner.mask is None else replace(cfg.prune, prune_type=_method(cfg, captioner))
+    )
+    cfg = replace(cfg, model=captioner.config, prune=prune)
+    original.write_config(folder, cfg, captioner, best_global_step=captioner.notes.get("step"))
+    print(f"written: {folder / original.CONFIG}, {folder / 'tokenizer'}")
+
+
+def _method(cfg: Config, captioner: Captioner) -> str:
+    """How the masks of a model came about, as far as its run or its masks tell."""
+    supermask = captioner.mask is not None and captioner.mask.kind == "supermask"
+    return cfg.prune.prune_type or ("supermask" if supermask else "mask_freeze")
 
 
 def rounded_masks(model: UpDown) -> dict[str, Tensor]:
