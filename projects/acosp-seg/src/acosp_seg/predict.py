@@ -35,11 +35,9 @@ IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
 """Standard deviation of the same."""
 
-PIXELS_ON_GPU, PIXELS_ON_CPU, PIXELS_IF_SMALL = 4_000_000, 60_000, 420_000
-"""Pixels that go through the network together at most (but one window's). More outgrow a CPU's caches, but in
-a small network starting an operation takes longer than what it does."""
-SMALL = 4_000_000
-"""Parameters that a small network has at most."""
+PIXELS_ON_GPU, PIXELS_A_LAYER = 4_000_000, 8_000
+"""Pixels that go through the network together at most (but one window's): on a GPU, and on a CPU for each
+layer. More outgrow a CPU's caches; but the more layers there are, the more counts what they need to start."""
 VECTOR = 16
 """Numbers that a CPU handles at once: with fewer classes the softmax of the last axis is ten times slower."""
 
@@ -129,8 +127,7 @@ class Predictor:
             return self.windows.batch * (2 if self.windows.flip else 1)
         most = PIXELS_ON_GPU
         if self.device.type == "cpu":
-            small = sum(parameter.numel() for parameter in self.model.parameters()) <= SMALL
-            most = PIXELS_IF_SMALL if small else PIXELS_ON_CPU
+            most = PIXELS_A_LAYER * sum(weight.dim() == 4 for weight in self.model.parameters())
         return max(most // math.prod(self.windows.crop), 1)
 
     @torch.inference_mode()

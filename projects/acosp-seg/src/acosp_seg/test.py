@@ -21,7 +21,6 @@ from acosp_seg.draw import file_names, write_color, write_gray
 from acosp_seg.layout import resolve
 from acosp_seg.loading import load
 from acosp_seg.lowering import lower_test
-from acosp_seg.predict import Predictor
 from acosp_seg.segmenter import class_table, windows_of
 from prunelab import dist
 from prunelab.config import to_plain, yaml_text
@@ -162,7 +161,8 @@ class _Job:
             segmenter.model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         if cfg.run.compile:
             segmenter.model.compile()
-        predictor = Predictor(segmenter.model.eval(), windows_of(cfg), amp=cfg.run.amp == "bf16")
+        folded = cfg.run.preset == "fixed" and not cfg.run.compile
+        predictor = segmenter.predictor(windows_of(cfg), amp=cfg.run.amp == "bf16", folded=folded)
         with ThreadPoolExecutor(2) as pool:
             read = [pool.submit(read_sample, sample) for sample, _ in pictures[:1]]
             written: list[Future[None]] = []
