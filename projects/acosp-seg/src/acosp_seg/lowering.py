@@ -68,7 +68,7 @@ TOUR: dict[str, Any] = {
     "batch_size_val": 8,
     "workers": 0,
     "base_lr": 0.05,
-    "epochs": 12,
+    "epochs": 16,
     "aux_weight": 0.0,
     "evaluate": True,
     "save_freq": 1,
