@@ -15,7 +15,7 @@ from acosp_seg.cli import parse_demo
 from acosp_seg.config import Config, QuirkConfig
 from acosp_seg.draw import file_names, write_color, write_gray, write_picture
 from acosp_seg.layout import newest_model, resolve
-from acosp_seg.loading import load
+from acosp_seg.loading import find_model, load
 from acosp_seg.lowering import lower_file
 from acosp_seg.options import DemoOptions
 from acosp_seg.predict import Predictor, scaled_size
@@ -23,8 +23,9 @@ from acosp_seg.segmenter import Segmenter
 from prunelab import dist
 from prunelab.data.segmentation import PICTURES, find_pictures, read_image
 from prunelab.errors import UserError, entry
+from prunelab.log import METRICS
 
-MASKS = "masks.png"
+MASKS, HARDENING = "masks.png", "hardening.png"
 """The plot of the masks, beside the pictures."""
 MOST = 40
 """Pictures that the original's demo takes; of more it draws so many, some of them twice."""
@@ -53,6 +54,10 @@ def demo(options: DemoOptions) -> list[Path]:
         if segmenter.layout in ("soft", "hard"):
             plots.save(plots.mask_figure(segmenter.model, title=f"masks of {place}"), folder / MASKS)
             print(f"masks: {folder / MASKS}")
+            history = find_model(place).parent / METRICS
+            if history.is_file():
+                plots.save(plots.history_figure(history), folder / HARDENING)
+                print(f"how they hardened: {folder / HARDENING}")
         if segmenter.classifies:
             for picture in pictures:
                 print(f"{picture}: {segmenter.classify(picture)}")

@@ -5,13 +5,12 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -32,19 +31,6 @@ BINS = 100
 """Columns of a mask's strip; a column is a hundredth of the layer's channels."""
 PREFIX = "pruning/"
 """Before the names of the masks' values among a run's figures."""
-
-
-class Writer(Protocol):
-    """The part of a TensorBoard writer that is needed here."""
-
-    def add_histogram(self, tag: str, values: Any, global_step: int) -> Any:
-        """Draw how values are spread."""
-
-    def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> Any:
-        """Draw a number."""
-
-    def add_image(self, tag: str, img_tensor: Any, global_step: int, dataformats: str) -> Any:
-        """Show a picture."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,30 +158,6 @@ def _history(file: Path) -> dict[str, list[tuple[int, float]]]:
     if not history:
         raise UserError(f"{file}: no figures of masks in it, expected a run that pruned")
     return history
-
-
-def log_masks(writer: Writer, model: nn.Module, step: int) -> None:
-    """Send every layer's mask and temperature to TensorBoard, and all masks as one picture.
-
-    Args:
-        writer: such as ``tensorboardX.SummaryWriter``.
-        model: with masks; of others nothing is sent.
-        step: where TensorBoard draws them.
-    """
-    layers = layer_masks(model)
-    for layer in layers:
-        writer.add_histogram(f"masks/{layer.name}", layer.values, step)
-        if layer.temperature is not None:
-            writer.add_scalar(f"temperature/{layer.name}", layer.temperature, step)
-    if layers:
-        writer.add_image("masks", as_pixels(mask_figure(model)), step, dataformats="HWC")
-
-
-def as_pixels(figure: Figure, *, dpi: int = 110) -> np.ndarray:
-    """A figure as an RGB picture (H, W, 3) uint8."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi)
-    return np.asarray(Image.open(buffer).convert("RGB"))
 
 
 def save(figure: Figure, path: StrPath, *, dpi: int = 110) -> None:
