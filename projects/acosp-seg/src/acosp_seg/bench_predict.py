@@ -153,7 +153,6 @@ def program_row(
             near,
             work=count,
             unit="pictures",
-            goal=GOALS["compact"],
             note=f"{size[0]}x{size[1]}, one window a picture, {torch.get_num_threads()} threads",
         )
 
