@@ -1,4 +1,4 @@
-"""Networks are found in model folders, runs, tours and folders of the original, and loaded from any of them."""
+"""Networks are found in model folders, runs, tours and folders of the original, and loaded from each."""
 
 from __future__ import annotations
 
