@@ -248,8 +248,9 @@ class TestConfig:
     """Average with the prediction for the mirrored window."""
     stride_rate: float = 2 / 3
     """Step from window to window, as a share of its side."""
-    window_batch: int = 4
-    """Windows that go through the network together, mirrored ones not counted."""
+    window_batch: int = 0
+    """Windows that go through the network together, mirrored ones not counted; 0: as many as its size and
+    the machine's memory make fast."""
     has_prediction: bool = False
     """Score the pictures that save_folder holds already, and run no network."""
     index_start: int = 0
@@ -270,9 +271,9 @@ class TestConfig:
     """Where the original's demo tool puts its pictures."""
 
     def __post_init__(self) -> None:
-        for name in ("base_size", "test_h", "test_w", "window_batch"):
+        for name in ("base_size", "test_h", "test_w"):
             _at_least(name, getattr(self, name), 1)
-        for name in ("index_start", "index_step"):
+        for name in ("index_start", "index_step", "window_batch"):
             _at_least(name, getattr(self, name), 0)
         if not self.scales or min(self.scales) <= 0:
             raise UserError(f"scales is {self.scales}, expected numbers above 0")
