@@ -28,3 +28,10 @@ def test_a_slim_step_has_the_loss_of_a_masked_one(arch: str) -> None:
     row = bench_compact.slim_step(arch, 3, (33, 41), width=16)
     assert isinstance(row, Row)
     assert [side.name for side in row.extra] == ["dense"]
+
+
+def test_parameters_fall_faster_than_the_ratio_in_a_chain() -> None:
+    figures = [f for f in bench_compact.parameters("segnet", 3, (2, 4), width=32) if isinstance(f, Figure)]
+    half, quarter = (f.reference / f.ours for f in figures if f.reference is not None)
+    assert half > 3
+    assert quarter > 3 * half / 2

@@ -79,6 +79,20 @@ def prediction(
     ]
 
 
+def parameters(
+    arch: str, classes: int, ratios: tuple[int, ...] = (2, 4, 8), *, width: int = 64
+) -> list[Result]:
+    """How many parameters compact networks have; those of `RATIO` stand beside their speed."""
+    found: list[Result] = []
+    for ratio in ratios:
+        model = masked(arch, classes, ratio, width=width)
+        small = compact(model, torch.zeros(1, 3, 57, 57))
+        counts = [sum(p.numel() for p in net.parameters()) for net in (small, model)]
+        title = f"{arch} compact {ratio}x: parameters"
+        found.append(Figure(name=title, ours=counts[0], reference=counts[1], unit="parameters"))
+    return found
+
+
 def _sides(networks: dict[str, nn.Module], x: Tensor) -> dict[str, Callable[[], Tensor]]:
     def side(network: nn.Module) -> Callable[[], Tensor]:
         def run() -> Tensor:
@@ -144,6 +158,8 @@ def slim_step(arch: str, classes: int, size: tuple[int, int], *, batch: int = 2,
 ROWS: dict[str, Callable[[], Result | list[Result]]] = {
     "segnet-compact": lambda: prediction("segnet", 11, (360, 480), 15.0),
     "psp-compact": lambda: prediction("psp", 19, (473, 473), 8.0),
+    "segnet-parameters": lambda: parameters("segnet", 11),
+    "psp-parameters": lambda: parameters("psp", 19),
     "segnet-slim-step": lambda: slim_step("segnet", 11, (180, 240)),
     "psp-slim-step": lambda: slim_step("psp", 19, (233, 233)),
 }
