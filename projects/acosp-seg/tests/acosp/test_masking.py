@@ -177,6 +177,7 @@ def test_short_types_come_out_where_autocast_makes_them(form: str) -> None:
     torch.testing.assert_close(y.float(), module(x), rtol=0.05, atol=0.05)
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # dynamo of 2.11 looks
 def test_compiled_training_gives_what_eager_training_gives() -> None:
     def train(compiled: bool) -> list[Tensor]:
         torch.manual_seed(0)
@@ -186,7 +187,9 @@ def test_compiled_training_gives_what_eager_training_gives() -> None:
         pruner = SoftTopKPruner(0.5, 4)
         pruner.configure_model(model)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        step = torch.compile(model, backend="aot_eager", fullgraph=True) if compiled else model
+        # Before 2.12 the graph breaks at torch.quantile.
+        whole = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 12)
+        step = torch.compile(model, backend="aot_eager", fullgraph=whole) if compiled else model
         for epoch in range(3):
             optimizer.zero_grad()
             step(torch.randn(2, 3, 8, 8)).square().mean().backward()
