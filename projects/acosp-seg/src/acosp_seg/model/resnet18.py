@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torchvision.models.resnet import BasicBlock
 
 from acosp_seg.config import ModelConfig
 from acosp_seg.model.network import Groups, Network
@@ -19,6 +18,9 @@ STRIDE = 16
 
 def _stage(inplanes: int, planes: int, stride: int) -> nn.Sequential:
     """Two blocks; the first has a projection on its shortcut where the shape changes."""
+    # Slow to import: half the start of every command, and this network alone needs it.
+    from torchvision.models.resnet import BasicBlock
+
     shortcut = None
     if stride != 1:
         shortcut = nn.Sequential(nn.Conv2d(inplanes, planes, 1, stride, bias=False), nn.BatchNorm2d(planes))
