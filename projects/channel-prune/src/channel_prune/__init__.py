@@ -1,0 +1,1 @@
+"""channel-prune: LASSO channel pruning, with slim networks that are faster."""

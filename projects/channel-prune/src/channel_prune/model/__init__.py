@@ -1,0 +1,1 @@
+"""The networks of channel-prune, one file each."""
