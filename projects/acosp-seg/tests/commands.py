@@ -53,6 +53,8 @@ class Documented:
             case ["python", "-c", code]:
                 exec(compile(code, "command", "exec"), {})
                 return True
+            case ["sh", "tool/make_video.sh", *folders]:
+                return len(folders) in (2, 5)
             case ["python", "-m", module, *rest] if module.startswith("acosp_seg."):
                 return self.parsed(module.removeprefix("acosp_seg."), rest)
             case ["python", script, *rest] if script.startswith("tool/"):

@@ -259,3 +259,49 @@ def test_slurm_file_says_what_is_missing(machine: dict[str, str], tmp_path: Path
     done = start(copied, "tiny segnet", machine, tmp_path)
     assert done.returncode == 2
     assert "set PROJECT=" in done.stderr
+
+
+FFMPEG = """#!/bin/sh
+printf '%s\\n' "$@"
+"""
+
+
+def _make_video(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    tools = folder / "bin"
+    tools.mkdir(exist_ok=True)
+    (tools / "ffmpeg").write_text(FFMPEG)
+    (tools / "ffmpeg").chmod(0o755)
+    return subprocess.run(
+        ["sh", str(TOOL / "make_video.sh"), *arguments],
+        cwd=folder,
+        env={**os.environ, "PATH": f"{tools}{os.pathsep}{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_film_of_one_folder_and_of_four_side_by_side(tmp_path: Path) -> None:
+    for name in "abcd":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "1.png").touch()
+    one = _make_video(tmp_path, "a", "film.mp4").stdout.splitlines()
+    assert "a/*.png" in one
+    assert "scale=1280:650,setsar=1" in one
+    assert one[-1] == "film.mp4"
+    four = _make_video(tmp_path, *"abcd", "film.mp4").stdout.splitlines()
+    assert [word for word in four if word.endswith("*.png")] == [f"{name}/*.png" for name in "abcd"]
+    assert four.count("-framerate") == 4
+
+
+def test_film_without_pictures_or_over_another_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "old.mp4").touch()
+    for arguments, said in {
+        ("a", "film.mp4"): "a: no *.png file there",
+        ("a", "old.mp4"): "old.mp4: there is such a file",
+        ("a",): "got 1 arguments",
+    }.items():
+        done = _make_video(tmp_path, *arguments)
+        assert done.returncode == 2
+        assert said in done.stderr
