@@ -14,7 +14,7 @@ import numpy as np
 from acosp_seg.config import Config
 from prunelab.data import cifar
 from prunelab.data.segmentation import Sample, write_list
-from prunelab.data.synthetic.scenes import COLOURS, SHAPES, cover
+from prunelab.data.synthetic.shape_drawing import COLOURS, SHAPES, cover
 from prunelab.seed import derive
 from prunelab.util import atomic_folder
 

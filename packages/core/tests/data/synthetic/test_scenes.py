@@ -7,7 +7,8 @@ from PIL import Image
 
 from prunelab.data.synthetic.phrases import describe, relation
 from prunelab.data.synthetic.regions import MOST, find_regions
-from prunelab.data.synthetic.scenes import COLOURS, SHAPES, VOID, make_scene
+from prunelab.data.synthetic.scenes import VOID, make_scene
+from prunelab.data.synthetic.shape_drawing import COLOURS, SHAPES
 
 SCENES = [make_scene(0, number) for number in range(40)]
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from prunelab.data.synthetic.scenes import LARGE, SMALL, Draws, Scene, Thing
+from prunelab.data.synthetic.scenes import Scene
+from prunelab.data.synthetic.shape_drawing import LARGE, SMALL, Draws, Thing
 from prunelab.seed import derive
 
 CAPTIONS = 5

@@ -13,7 +13,7 @@ from functools import cache
 import numpy as np
 from PIL import Image
 
-from prunelab.data.synthetic.scenes import COLOURS, SHAPES, cover
+from prunelab.data.synthetic.shape_drawing import COLOURS, SHAPES, cover
 
 MOST = 8
 """At most so many regions are kept, besides the whole picture."""

@@ -21,7 +21,8 @@ import numpy as np
 from PIL import Image
 
 from prunelab.data.segmentation import Sample, write_list
-from prunelab.data.synthetic.scenes import VOID, Draws
+from prunelab.data.synthetic.scenes import VOID
+from prunelab.data.synthetic.shape_drawing import Draws
 from prunelab.errors import UserError
 from prunelab.seed import derive
 from prunelab.util import StrPath
