@@ -18,7 +18,7 @@ def a_thing(shape: str, x: float, y: float, radius: float) -> Thing:
     return Thing(shape=shape, colour="red", tint=(0.9, 0.1, 0.1), x=x, y=y, radius=radius, turn=(1.0, 0.0))
 
 
-@pytest.mark.parametrize("shape", (*SHAPES, *MORE_SHAPES))
+@pytest.mark.parametrize("shape", [*SHAPES, *MORE_SHAPES])
 def test_a_shape_stays_within_its_radius_and_fills_a_part_of_it(shape):
     share = cover(shape, (0.5, 0.5), 0.3, (1.0, 0.0), 100)
     (left, top, right, bottom) = boxes_of(share[None])[0]
