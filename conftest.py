@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 
+pytest.register_assert_rewrite("testing.parity")
+
+from testing import parity  # noqa: E402 - rewritten first, so that its failures show their values
+
 
 def pytest_configure() -> None:
     """Compute with one thread: the suites' tensors are tiny, and waiting threads slow a busy machine down."""
@@ -24,6 +28,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="DIR",
         help="run the parity tests on the recorded numbers under DIR instead of the project's own copy",
     )
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run each test of recorded numbers once for every folder that it reads."""
+    parity.parametrize(metafunc)
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,1 @@
+"""What the test suites of all members share; on pytest's path, never installed."""
