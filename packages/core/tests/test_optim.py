@@ -11,7 +11,9 @@ from prunelab.optim import (
     cosine,
     guarded_step,
     noam,
+    piecewise,
     poly,
+    staircase,
     step,
 )
 
@@ -38,6 +40,18 @@ def test_step_falls_every_few_epochs_after_its_start():
     rates = [step(epoch, base=1.0, start=1, every=2, rate=0.5) for epoch in range(7)]
     assert rates == [1.0, 1.0, 1.0, 0.5, 0.5, 0.25, 0.25]
     assert step(9, base=1.0, start=-1) == 1.0
+
+
+def test_a_piecewise_rate_changes_after_its_bound():
+    rates = [piecewise(s, bounds=[2, 4], values=[1.0, 0.5, 0.25]) for s in range(7)]
+    assert rates == [1.0, 1.0, 1.0, 0.5, 0.5, 0.25, 0.25]
+    assert piecewise(9, bounds=[], values=[3.0]) == 3.0
+    with pytest.raises(ValueError, match="2 bounds and 2 values; expected one value more"):
+        piecewise(0, bounds=[1, 2], values=[1.0, 2.0])
+
+
+def test_a_staircase_falls_at_every_step_of_it():
+    assert [staircase(s, base=8.0, rate=0.5, every=3) for s in (0, 2, 3, 5, 6)] == [8.0, 8.0, 4.0, 4.0, 2.0]
 
 
 def test_poly_falls_to_zero():

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -125,6 +126,27 @@ def step(epoch: int, *, base: float, start: int = 0, every: int = 3, rate: float
 def poly(s: int, *, base: float, total: int, power: float = 0.9) -> float:
     """Learning rate at ``s``: ``base * (1 - s / total) ** power``, zero from ``total`` on."""
     return base * (1 - min(1.0, s / total)) ** power
+
+
+def piecewise(s: int, *, bounds: Sequence[float], values: Sequence[float]) -> float:
+    """Piecewise constant as TensorFlow has it: ``values[k]`` for ``bounds[k - 1] < s <= bounds[k]``.
+
+    Args:
+        s: the count.
+        bounds: rising; the count that equals a bound still belongs to the piece before it.
+        values: one more than bounds.
+
+    Raises:
+        ValueError: the numbers of bounds and values do not fit.
+    """
+    if len(values) != len(bounds) + 1:
+        raise ValueError(f"{len(bounds)} bounds and {len(values)} values; expected one value more")
+    return values[bisect_left(bounds, s)]
+
+
+def staircase(s: int, *, base: float, rate: float, every: int) -> float:
+    """Exponential decay in steps: ``base * rate ** (s // every)``."""
+    return base * rate ** (s // every)
 
 
 class Schedule:
