@@ -14,9 +14,9 @@ from acosp.inject import masked_convs, soft_to_hard_k
 from acosp.soft_topk import SoftTopK
 from acosp_seg.config import ModelConfig
 from acosp_seg.model import Network, build
+from testing.parity import Folder
 
 from .filling import check, fill
-from .parity_roots import Folder
 
 
 def config_of(folder: Folder, **changes: Any) -> ModelConfig:
@@ -54,7 +54,7 @@ def network(folder: Folder, phase: str = "dense", **changes: Any) -> Network:
     model.to_empty(device="cpu")
     fill(
         model,
-        prefix=folder.fill_prefix,
+        prefix=folder.facts.get("fill_prefix", ""),
         hard=phase == "hard",
         sparsity=facts["sparsity"],
         min_remaining=facts["min_remaining_elements"],

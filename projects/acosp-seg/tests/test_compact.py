@@ -13,8 +13,8 @@ from acosp.inject import hard_to_conv, soft_to_hard_k
 from acosp_seg.config import ModelConfig
 from acosp_seg.model import Network, build
 from prunelab.surgery import Program, compact
+from testing.parity import Folder, of_kind
 
-from .parity_roots import Folder, of_kind, pytest_generate_tests  # noqa: F401
 from .recorded_networks import assert_eval, inputs, network
 
 CLASSES = {"segnet": 11, "psp": 19, "resnet18": 10}

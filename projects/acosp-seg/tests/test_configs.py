@@ -28,8 +28,7 @@ from acosp_seg.options import StudyOptions
 from prunelab.config import from_plain, to_plain, yaml_text
 from prunelab.doors import apply_pairs, read_sections, read_yaml
 from prunelab.errors import UserError
-
-from .parity_roots import Folder, of_kind, pytest_generate_tests  # noqa: F401
+from testing.parity import Folder, of_kind
 
 PROJECT = Path(__file__).resolve().parents[1]
 TEMPLATE = "camvid/camvid_segnet_base.yaml"

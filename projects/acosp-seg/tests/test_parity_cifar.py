@@ -13,9 +13,9 @@ from acosp import SoftTopKPruner
 from acosp.soft_topk import SoftTopK
 from acosp_seg.config import ModelConfig
 from acosp_seg.model import Network, build
+from testing.parity import Folder, of_kind
 
 from .filling import fill
-from .parity_roots import Folder, of_kind, pytest_generate_tests  # noqa: F401
 from .recorded_networks import assert_abs_sums
 
 pytestmark = pytest.mark.parity
@@ -31,7 +31,7 @@ def _network(folder: Folder) -> tuple[Network, SoftTopKPruner]:
     )
     model = build(ModelConfig(arch="resnet18", layers=None, classes=facts["classes"]))
     pruner.configure_model(model)
-    fill(model, prefix=folder.fill_prefix)
+    fill(model, prefix=folder.facts.get("fill_prefix", ""))
     return model, pruner
 
 

@@ -8,8 +8,7 @@ import pytest
 
 from prunelab.data.segmentation import read_list
 from prunelab.errors import UserError
-
-from .parity_roots import Folder, of_kind, pytest_generate_tests  # noqa: F401
+from testing.parity import Folder, of_kind
 
 
 @pytest.mark.parity

@@ -13,9 +13,9 @@ from acosp_seg.config import ModelConfig
 from acosp_seg.model import Network, build
 from acosp_seg.model.checkpoint import layout, load_original, masked_convs
 from acosp_seg.model.original import optimizer_groups
+from testing.parity import Folder, of_kind
 
 from .filling import kind_of
-from .parity_roots import Folder, of_kind, pytest_generate_tests  # noqa: F401
 from .recorded_networks import hardened
 
 pytestmark = pytest.mark.parity

@@ -12,8 +12,7 @@ from acosp_seg.config import ModelConfig, OptimConfig
 from acosp_seg.model.pspnet import PSPNet
 from acosp_seg.steps import group_factors, learning_rate, make_optimizer, set_rates
 from prunelab.optim import step
-
-from .parity_roots import Folder, of_kind, pytest_generate_tests  # noqa: F401
+from testing.parity import Folder, of_kind
 
 RTOL, ATOL = 1e-12, 1e-15  # as the folder's README says
 

@@ -9,8 +9,7 @@ import pytest
 
 from prunelab.errors import UserError
 from prunelab.metrics import Areas, AverageMeter, Scores, areas, areas_closed_bin, areas_histc
-
-from .parity_roots import Folder, of_kind, pytest_generate_tests  # noqa: F401
+from testing.parity import Folder, of_kind
 
 RTOL = 1e-12  # of the summaries; areas are exact
 

@@ -15,8 +15,7 @@ from acosp_seg.model import Network
 from acosp_seg.model.checkpoint import load_original
 from acosp_seg.model.network import Groups, unprunable
 from acosp_seg.model.original import load_optimizer, write_original
-
-from .parity_roots import Folder, of_kind, pytest_generate_tests  # noqa: F401
+from testing.parity import Folder, of_kind
 
 pytestmark = pytest.mark.parity
 

@@ -6,8 +6,7 @@ import pytest
 
 from acosp_seg.palette import read_colors, read_names, table_file
 from acosp_seg.prepare import TRAIN_IDS
-
-from .parity_roots import Folder, of_kind, pytest_generate_tests  # noqa: F401
+from testing.parity import Folder, of_kind
 
 
 @pytest.mark.parity

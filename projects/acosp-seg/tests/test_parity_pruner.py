@@ -16,9 +16,9 @@ from acosp.masking import Form, set_form
 from acosp.pruner import SoftTopKPruner
 from acosp.soft_topk import ChannelMaskLayer, SigmoidSoftTopK, temperature_at
 from acosp.structure import apply_structure, phase, structure
+from testing.parity import Folder, of_kind
 
 from .filling import check, fill
-from .parity_roots import Folder, of_kind, pytest_generate_tests  # noqa: F401
 
 pytestmark = pytest.mark.parity
 
@@ -184,7 +184,7 @@ class Training:
         self.pruner = self.make_pruner()
         self.pruner.configure_model(self.net)
         set_form(self.net, form)
-        fill(self.net, prefix=folder.fill_prefix)
+        fill(self.net, prefix=folder.facts.get("fill_prefix", ""))
         self.optimizer = torch.optim.SGD(
             [{"params": list(getattr(self.net, name).parameters())} for name in facts["groups"]],
             momentum=facts["momentum"],

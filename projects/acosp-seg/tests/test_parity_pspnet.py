@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from testing.parity import Folder, of_kind
+
 from .filling import check
-from .parity_roots import Folder, of_kind, pytest_generate_tests  # noqa: F401
 from .recorded_networks import (
     assert_abs_sums,
     assert_eval,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from .parity_roots import Folder, of_kind, pytest_generate_tests  # noqa: F401
+from testing.parity import Folder, of_kind
+
 from .recorded_networks import assert_abs_sums, assert_eval, assert_hard, assert_soft, dense_network
 
 pytestmark = pytest.mark.parity

@@ -19,8 +19,7 @@ from acosp_seg import test as program
 from acosp_seg.config import Config, DataConfig, ModelConfig, QuirkConfig, RunOptions, TestConfig
 from acosp_seg.predict import Predictor, Windows, scaled_size
 from acosp_seg.segmenter import Segmenter, windows_of
-
-from .parity_roots import Folder, of_kind, pytest_generate_tests  # noqa: F401
+from testing.parity import Folder, of_kind
 
 BOTH = pytest.mark.parametrize("double", [False, True], ids=["single", "double"])
 

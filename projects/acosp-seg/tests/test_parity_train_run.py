@@ -23,9 +23,9 @@ from acosp_seg.lowering import lower_file
 from acosp_seg.model import build
 from acosp_seg.model.network import Network
 from acosp_seg.pruner import temperature
+from testing.parity import Folder, of_kind
 
 from .filling import fill
-from .parity_roots import Folder, of_kind, pytest_generate_tests  # noqa: F401
 
 pytestmark = pytest.mark.parity
 
@@ -98,7 +98,7 @@ def write_weights(folder: Folder, cfg: Config, path: Path) -> None:
     with torch.device("meta"):
         model = build(cfg.model)
         job.Pruning(cfg).begin(model, None)
-    state = fill(model.to_empty(device="cpu"), prefix=folder.fill_prefix)
+    state = fill(model.to_empty(device="cpu"), prefix=folder.facts.get("fill_prefix", ""))
     torch.save({"epoch": 0, "state_dict": {PREFIX + name: value for name, value in state.items()}}, path)
 
 

@@ -23,8 +23,7 @@ from prunelab.transforms import (
     Resize,
     ToTensor,
 )
-
-from .parity_roots import Folder, of_kind, pytest_generate_tests  # noqa: F401
+from testing.parity import Folder, of_kind
 
 
 def made(facts: Mapping[str, Any], about: Mapping[str, Any]) -> Any:

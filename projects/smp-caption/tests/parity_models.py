@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from prunelab.mask import MaskSpec
 from smp_caption.config import ModelConfig
 from smp_caption.model import UpDown, build
-
-from .parity_roots import Folder
+from testing.parity import Folder
 
 DENSE, PRUNED = "up_down_lstm", "up_down_lstm_prune"
 

@@ -11,9 +11,9 @@ from prunelab.decode import Decoded, decode
 from prunelab.errors import UserError
 from smp_caption.model import UpDown
 from smp_caption.model.decoding import options_of
+from testing.parity import Folder, of_kind
 
 from .parity_models import DENSE, PRUNED, assert_within, images, inputs_of, model_of, recorded_model
-from .parity_roots import Folder, of_kind, pytest_generate_tests  # noqa: F401
 
 
 def decoded(folder: Folder, model: UpDown, opt: dict[str, Any], *, original: bool) -> Decoded:
@@ -41,21 +41,21 @@ def assert_recorded(folder: Folder, model: UpDown, entries: list[dict[str, Any]]
 
 
 @pytest.mark.parity
-@of_kind("dense", "pruned", model=(DENSE, PRUNED))
+@of_kind("dense", "pruned", caption_model=(DENSE, PRUNED))
 def test_captions_of_every_option_are_the_recorded_ones(folder: Folder) -> None:
     entries = folder.json("decode.json")
     assert_recorded(folder, recorded_model(folder), entries, original=True)
 
 
 @pytest.mark.parity
-@of_kind("dense", "pruned", model=(DENSE, PRUNED))
+@of_kind("dense", "pruned", caption_model=(DENSE, PRUNED))
 def test_diverse_beams_of_the_fixed_preset_are_the_recorded_ones(folder: Folder) -> None:
     entries = folder.json("decode_fixed.json")
     assert_recorded(folder, recorded_model(folder), entries, original=False)
 
 
 @pytest.mark.parity
-@of_kind("pruned", model=PRUNED)
+@of_kind("pruned", caption_model=PRUNED)
 def test_sparse_export_in_the_dense_class_decodes_the_recorded_captions(folder: Folder) -> None:
     model = model_of(folder, dense_class=True)
     model.load_original(folder.weights("*_pruned_sparse.pth"))
@@ -63,7 +63,7 @@ def test_sparse_export_in_the_dense_class_decodes_the_recorded_captions(folder: 
 
 
 @pytest.mark.parity
-@of_kind("dense", "pruned", model=(DENSE, PRUNED))
+@of_kind("dense", "pruned", caption_model=(DENSE, PRUNED))
 def test_images_one_by_one_give_the_captions_of_the_batch(folder: Folder) -> None:
     model, batch = recorded_model(folder), inputs_of(folder)
     for opt in ({}, {"beam_size": 3}):

@@ -31,8 +31,7 @@ from smp_caption.tokenizer import (
     to_base,
     train_sentencepiece,
 )
-
-from .parity_roots import Folder, of_kind, pytest_generate_tests  # noqa: F401
+from testing.parity import Folder, of_kind
 
 
 def tokenizers_of(folder: Folder, scratch: Any) -> list[tuple[dict[str, Any], Tokenizer]]:

@@ -17,9 +17,9 @@ from smp_caption.model.layers import (
     box_relations,
     positional_table,
 )
+from testing.parity import Folder, of_kind
 
 from .parity_models import assert_within
-from .parity_roots import Folder, of_kind, pytest_generate_tests  # noqa: F401
 
 
 @pytest.mark.parity

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from prunelab.caption.evaluate import evaluate
-
-from .parity_roots import Folder, of_kind, pytest_generate_tests  # noqa: F401
+from testing.parity import Folder, of_kind
 
 
 @pytest.mark.parity

@@ -19,6 +19,7 @@ from smp_caption.export_original import binary_mask_state, pruned_state, sparse_
 from smp_caption.model import UpDown
 from smp_caption.original import load_optimizer
 from smp_caption.steps import caption_loss, make_optimizer, make_schedule
+from testing.parity import Folder, of_kind
 
 from .parity_models import (
     DENSE,
@@ -31,7 +32,6 @@ from .parity_models import (
     recorded_model,
     teach,
 )
-from .parity_roots import Folder, of_kind, pytest_generate_tests  # noqa: F401
 
 MODELS = (DENSE, PRUNED)
 
@@ -41,7 +41,7 @@ def cross_entropy(log_probs: Tensor, batch: dict[str, Tensor]) -> Tensor:
 
 
 @pytest.mark.parity
-@of_kind("dense", "pruned", model=MODELS)
+@of_kind("dense", "pruned", caption_model=MODELS)
 def test_log_probs_loss_and_gradients_agree(folder: Folder) -> None:
     model, batch = recorded_model(folder), inputs_of(folder)
     recorded, expected = folder.arrays("expected.npz"), folder.json("expected.json")
@@ -54,7 +54,7 @@ def test_log_probs_loss_and_gradients_agree(folder: Folder) -> None:
 
 
 @pytest.mark.parity
-@of_kind("dense", "pruned", model=MODELS)
+@of_kind("dense", "pruned", caption_model=MODELS)
 def test_label_smoothing_is_refused_as_recorded_and_mended_as_recorded(folder: Folder) -> None:
     recorded = folder.json("expected.json").get("label_smoothing")
     if recorded is None:
@@ -74,7 +74,7 @@ def test_label_smoothing_is_refused_as_recorded_and_mended_as_recorded(folder: F
 
 
 @pytest.mark.parity
-@of_kind("dense", "pruned", model=MODELS)
+@of_kind("dense", "pruned", caption_model=MODELS)
 def test_leaving_out_the_last_column_changes_neither_the_others_nor_the_loss(folder: Folder) -> None:
     model, batch = recorded_model(folder), inputs_of(folder)
     whole, short = teach(model, batch), teach(model, batch, last_column=False)
@@ -84,7 +84,7 @@ def test_leaving_out_the_last_column_changes_neither_the_others_nor_the_loss(fol
 
 
 @pytest.mark.parity
-@of_kind("dense", "pruned", model=MODELS)
+@of_kind("dense", "pruned", caption_model=MODELS)
 def test_captions_as_a_third_dimension_are_the_same_captions(folder: Folder) -> None:
     model, batch = recorded_model(folder), inputs_of(folder)
     rows = batch["seqs"].view(len(batch["att_feats"]), -1, batch["seqs"].shape[1])
@@ -93,7 +93,7 @@ def test_captions_as_a_third_dimension_are_the_same_captions(folder: Folder) -> 
 
 
 @pytest.mark.parity
-@of_kind("dense", "pruned", model=MODELS)
+@of_kind("dense", "pruned", caption_model=MODELS)
 def test_number_of_parameters_and_masks_agree(folder: Folder) -> None:
     model, expected = model_of(folder), folder.json("expected.json")
     count = sum(p.numel() for p in model.parameters())
@@ -112,7 +112,7 @@ def test_number_of_parameters_and_masks_agree(folder: Folder) -> None:
 
 
 @pytest.mark.parity
-@of_kind("pruned", model=PRUNED)
+@of_kind("pruned", caption_model=PRUNED)
 def test_sparsities_and_the_sparsity_loss_agree(folder: Folder) -> None:
     model, expected = recorded_model(folder), folder.json("expected.json")
     found, tolerance = masks(model), folder.tolerance
@@ -139,7 +139,7 @@ def test_sparsities_and_the_sparsity_loss_agree(folder: Folder) -> None:
 
 
 @pytest.mark.parity
-@of_kind("pruned", model=PRUNED)
+@of_kind("pruned", caption_model=PRUNED)
 def test_training_mode_with_the_recorded_samples_agrees(folder: Folder) -> None:
     recorded, expected = folder.arrays("expected.npz"), folder.json("expected.json")
     batch = inputs_of(folder)
@@ -156,7 +156,7 @@ def test_training_mode_with_the_recorded_samples_agrees(folder: Folder) -> None:
 
 
 @pytest.mark.parity
-@of_kind("pruned", model=PRUNED)
+@of_kind("pruned", caption_model=PRUNED)
 def test_masks_drawn_at_every_call_follow_the_recorded_path_where_the_logits_leave_no_choice(
     folder: Folder,
 ) -> None:
@@ -214,7 +214,7 @@ def train_step(
 
 
 @pytest.mark.parity
-@of_kind("dense", "pruned", model=MODELS)
+@of_kind("dense", "pruned", caption_model=MODELS)
 def test_optimiser_steps_end_at_the_recorded_parameters_and_optimiser_state(folder: Folder) -> None:
     model, expected = recorded_model(folder), folder.json("expected.json")
     tolerance, skipped = folder.tolerance, set(folder.facts["after_steps_not_compared"])
@@ -246,7 +246,7 @@ def test_optimiser_steps_end_at_the_recorded_parameters_and_optimiser_state(fold
 
 
 @pytest.mark.parity
-@of_kind("pruned", model=PRUNED)
+@of_kind("pruned", caption_model=PRUNED)
 def test_exports_equal_the_recorded_files(folder: Folder) -> None:
     model = recorded_model(folder)
     exports = {
@@ -272,7 +272,7 @@ def test_exports_equal_the_recorded_files(folder: Folder) -> None:
 
 
 @pytest.mark.parity
-@of_kind("pruned", model=PRUNED)
+@of_kind("pruned", caption_model=PRUNED)
 def test_pruned_weights_in_the_dense_class_give_the_log_probs_of_the_pruned_class(folder: Folder) -> None:
     batch, dense = inputs_of(folder), model_of(folder, dense_class=True)
     dense.load_original(folder.weights("*_pruned_sparse.pth"))
@@ -282,7 +282,7 @@ def test_pruned_weights_in_the_dense_class_give_the_log_probs_of_the_pruned_clas
 
 
 @pytest.mark.parity
-@of_kind("pruned", model=PRUNED)
+@of_kind("pruned", caption_model=PRUNED)
 def test_files_with_masks_are_refused_by_the_dense_class_with_a_hint(folder: Folder) -> None:
     dense = model_of(folder, dense_class=True)
     with pytest.raises(UserError, match="holds masks"):
