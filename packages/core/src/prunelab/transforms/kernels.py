@@ -1,4 +1,4 @@
-"""The compiled inner loops of `prunelab.transforms.window`; imported at the first use, compiled once, cached.
+"""The compiled inner loops of this package; imported at the first use, compiled once, cached.
 
 Places in a turned picture are in fixed point, with ten fractional bits: the sum of what its row and its
 column add, ``x_rows[y] + x_columns[x]``, and the same for y.
@@ -123,3 +123,24 @@ def planes(image, mean, std, out):  # pragma: no cover - compiled
             to, shift, factor = out[c, y], mean[c], std[c]
             for x in range(len(row)):
                 to[x] = (row[x, c] - shift) / factor
+
+
+@_compiled
+def shifted_thumbnails(images, places, tops, lefts, flips, table, border, out):  # pragma: no cover - compiled
+    """Shift, mirror and normalise small pictures: images (N, H, W, C) uint8, out (B, C, H, W) float32.
+
+    Picture ``places[b]`` moves up by ``tops[b]`` and to the left by ``lefts[b]`` pixels (down and right if
+    below zero); what comes in is ``border`` (C,). Then it is mirrored where ``flips[b]``. ``table`` (C, 256)
+    says what each value becomes.
+    """
+    _, height, width, colours = images.shape
+    for b in range(len(places)):
+        image, to = images[places[b]], out[b]
+        top, left, flip = tops[b], lefts[b], flips[b]
+        for y in range(height):
+            row = y + top
+            for x in range(width):
+                column = (width - 1 - x if flip else x) + left
+                inside = 0 <= row < height and 0 <= column < width
+                for c in range(colours):
+                    to[c, y, x] = table[c, image[row, column, c]] if inside else border[c]
