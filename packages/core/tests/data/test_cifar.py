@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from prunelab.data.cifar import BATCHES, CLASSES, find, open_cifar10
+from prunelab.data.cifar import BATCHES, BINARY, CLASSES, Cifar10, find, open_cifar10, write_binary
 from prunelab.errors import UserError
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (12, 32, 32, 3), dtype=np.uint8)
@@ -64,7 +64,9 @@ def test_folders_of_pictures_are_read_by_class(tmp_path):
 
 def test_a_folder_without_cifar_is_refused(tmp_path):
     assert find(tmp_path) is None
-    with pytest.raises(UserError, match="no CIFAR-10 in it; expected cifar-10-batches-py, or folders train"):
+    with pytest.raises(
+        UserError, match="no CIFAR-10 in it; expected cifar-10-batches-py or cifar-10-batches-bin, or"
+    ):
         open_cifar10(tmp_path, "train")
     with pytest.raises(UserError, match="split is 'val'"):
         open_cifar10(tmp_path, "val")
@@ -90,6 +92,58 @@ def test_a_folder_without_cifar_is_refused(tmp_path):
 def test_a_file_that_is_no_batch_is_refused(tmp_path, content, message):
     dump(batches(tmp_path) / "test_batch", content)
     with pytest.raises(UserError, match=message):
+        open_cifar10(tmp_path, "test")
+
+
+def binary(folder: Path) -> Path:
+    data = Cifar10(IMAGES, np.array(LABELS))
+    return write_binary(folder, data, Cifar10(IMAGES[:4], np.array(LABELS[:4])))
+
+
+def test_the_binary_version_is_written_record_by_record(tmp_path):
+    place = binary(tmp_path)
+    assert place == tmp_path / BINARY
+    first = (place / "data_batch_1.bin").read_bytes()
+    assert len(first) == 3 * 3073
+    assert first[0] == 0
+    assert first[3073] == 1
+    assert first[1] == IMAGES[0, 0, 0, 0]
+    assert first[2] == IMAGES[0, 0, 1, 0]
+    assert first[1 + 1024] == IMAGES[0, 0, 0, 1]
+    assert (place / "batches.meta.txt").read_text().split() == list(CLASSES)
+
+
+def test_the_binary_version_is_read_as_it_was_written(tmp_path):
+    place = binary(tmp_path)
+    assert len(list(place.glob("data_batch_*.bin"))) == 5
+    for folder in (tmp_path, place):
+        train, test = (open_cifar10(folder, split) for split in ("train", "test"))
+        assert np.array_equal(train.images, IMAGES)
+        assert train.labels.tolist() == LABELS
+        assert np.array_equal(test.images, IMAGES[:4])
+        assert train.images.flags.c_contiguous
+
+
+def test_binary_and_python_batches_in_one_folder_do_not_mix(tmp_path):
+    place = batches(tmp_path)
+    for file in binary(tmp_path).iterdir():
+        file.rename(place / file.name)
+    assert len(open_cifar10(place, "train")) == len(IMAGES)
+
+
+@pytest.mark.parametrize("size", [0, 3072, 3074, 5 * 3073 - 1])
+def test_a_binary_file_of_another_size_is_refused(tmp_path, size):
+    (binary(tmp_path) / "test_batch.bin").write_bytes(bytes(size))
+    with pytest.raises(UserError, match=rf"test_batch\.bin: {size} bytes, expected a multiple of 3073"):
+        open_cifar10(tmp_path, "test")
+
+
+def test_a_binary_file_with_another_label_is_refused(tmp_path):
+    file = binary(tmp_path) / "test_batch.bin"
+    content = bytearray(file.read_bytes())
+    content[2 * 3073] = 10
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=r"test_batch\.bin: label 10 in record 2, expected 0 to 9"):
         open_cifar10(tmp_path, "test")
 
 
