@@ -43,7 +43,7 @@ def refused(check: Callable[..., None], *values: object) -> str:
         (
             check_one_of,
             ("optim", "adagard", ("adam", "adagrad", None)),
-            "optim is 'adagard', expected one of adam, adagrad, None; did you mean adagrad or adam?",
+            "optim is 'adagard', expected one of adam, adagrad, None; did you mean adagrad?",
         ),
     ],
 )

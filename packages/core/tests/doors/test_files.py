@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from prunelab.doors import apply_pairs, number, read_sections, read_yaml
+from prunelab.doors import apply_pairs, read_sections, read_yaml
 from prunelab.errors import UserError
 
 

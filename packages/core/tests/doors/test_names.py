@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-
 from prunelab.doors import did_you_mean, nearest
 
 

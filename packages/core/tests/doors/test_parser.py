@@ -1,9 +1,8 @@
 from __future__ import annotations
 
-
 import pytest
 
-from prunelab.doors import Parser, bracket_list, number, positive_int, word_bool
+from prunelab.doors import Parser, bracket_list, positive_int, word_bool
 from prunelab.errors import UserError
 
 

@@ -8,10 +8,17 @@ ADE20K, except that quirks are off (``fixed``): files of the original turn them 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 
-from prunelab.doors import did_you_mean
+from prunelab.doors import (
+    check_above,
+    check_at_least,
+    check_device,
+    check_one_of,
+    check_order,
+    check_share,
+    check_within,
+)
 from prunelab.errors import UserError
 
 ARCHS = ("psp", "segnet", "resnet18")
@@ -24,32 +31,6 @@ PRESETS = ("faithful", "fixed")
 AMP = ("off", "bf16")
 STRIDE = 8
 """Output stride of PSPNet, whose inputs have sides 8n + 1."""
-
-
-def _one_of(name: str, value: object, allowed: Sequence[object]) -> None:
-    if value not in allowed:
-        hint = did_you_mean(str(value), [str(a) for a in allowed])
-        raise UserError(f"{name} is {value!r}, expected one of {', '.join(map(str, allowed))}; {hint}")
-
-
-def _at_least(name: str, value: float, least: float) -> None:
-    if not value >= least:
-        raise UserError(f"{name} is {value}, expected at least {least}")
-
-
-def _above(name: str, value: float, bound: float) -> None:
-    if not value > bound:
-        raise UserError(f"{name} is {value}, expected more than {bound}")
-
-
-def _share(name: str, value: float) -> None:
-    if not 0 <= value < 1:
-        raise UserError(f"{name} is {value}, expected 0 <= {name} < 1")
-
-
-def _range(low_name: str, low: float, high_name: str, high: float) -> None:
-    if low > high:
-        raise UserError(f"{low_name} is {low} and {high_name} {high}, expected {low_name} <= {high_name}")
 
 
 def _fits_stride(name: str, size: int) -> None:
@@ -82,13 +63,13 @@ class ModelConfig:
     """File of initial weights for the trunk or encoder; empty: random weights."""
 
     def __post_init__(self) -> None:
-        _one_of("arch", self.arch, ARCHS)
+        check_one_of("arch", self.arch, ARCHS)
         if self.arch == "psp":
-            _one_of("layers", self.layers, (50, 101, 152))
-        _at_least("classes", self.classes, 2)
-        _one_of("zoom_factor", self.zoom_factor, ZOOMS)
-        _share("dropout", self.dropout)
-        _at_least("width", self.width, 1)
+            check_one_of("layers", self.layers, (50, 101, 152))
+        check_at_least("classes", self.classes, 2)
+        check_one_of("zoom_factor", self.zoom_factor, ZOOMS)
+        check_share("dropout", self.dropout)
+        check_at_least("width", self.width, 1)
         if min(self.bins, default=1) < 1:
             raise UserError(f"bins is {self.bins}, expected whole numbers from 1 on")
 
@@ -139,17 +120,16 @@ class DataConfig:
     """Label files whose values are looked at before the first step; 0: none, -1: all."""
 
     def __post_init__(self) -> None:
-        _one_of("dataset", self.dataset, DATASETS)
-        _one_of("split", self.split, SPLITS)
+        check_one_of("dataset", self.dataset, DATASETS)
+        check_one_of("split", self.split, SPLITS)
         for name in ("train_h", "train_w", "batch_size", "batch_size_val"):
-            _at_least(name, getattr(self, name), 1)
-        _at_least("workers", self.workers, 0)
-        _at_least("check_labels", self.check_labels, -1)
-        if not 0 <= self.ignore_label <= 255:
-            raise UserError(f"ignore_label is {self.ignore_label}, expected 0 to 255")
-        _above("scale_min", self.scale_min, 0)
-        _range("scale_min", self.scale_min, "scale_max", self.scale_max)
-        _range("rotate_min", self.rotate_min, "rotate_max", self.rotate_max)
+            check_at_least(name, getattr(self, name), 1)
+        check_at_least("workers", self.workers, 0)
+        check_at_least("check_labels", self.check_labels, -1)
+        check_within("ignore_label", self.ignore_label, 0, 255)
+        check_above("scale_min", self.scale_min, 0)
+        check_order("scale_min", self.scale_min, "scale_max", self.scale_max)
+        check_order("rotate_min", self.rotate_min, "rotate_max", self.rotate_max)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,13 +160,13 @@ class OptimConfig:
     """Take BatchNorm's statistics over all processes; of no meaning in one."""
 
     def __post_init__(self) -> None:
-        _one_of("optimiser", self.optimiser, OPTIMISERS)
-        _one_of("lr_schedule", self.lr_schedule, SCHEDULES)
-        _at_least("epochs", self.epochs, 1)
-        _at_least("start_epoch", self.start_epoch, 0)
+        check_one_of("optimiser", self.optimiser, OPTIMISERS)
+        check_one_of("lr_schedule", self.lr_schedule, SCHEDULES)
+        check_at_least("epochs", self.epochs, 1)
+        check_at_least("start_epoch", self.start_epoch, 0)
         for name in ("base_lr", "power", "weight_decay", "aux_weight", "head_factor"):
-            _at_least(name, getattr(self, name), 0)
-        _share("momentum", self.momentum)
+            check_at_least(name, getattr(self, name), 0)
+        check_share("momentum", self.momentum)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,14 +193,14 @@ class PruneConfig:
     """Train on in a network that has only the kept channels, from ending_epoch on."""
 
     def __post_init__(self) -> None:
-        _share("sparsity", self.sparsity)
+        check_share("sparsity", self.sparsity)
         for name in ("starting_epoch", "ending_epoch"):
-            _at_least(name, getattr(self, name), 0)
-        _at_least("min_remaining_elements", self.min_remaining_elements, 1)
-        _above("final_temp", self.final_temp, 0)
-        _range("final_temp", self.final_temp, "initial_temp", self.initial_temp)
+            check_at_least(name, getattr(self, name), 0)
+        check_at_least("min_remaining_elements", self.min_remaining_elements, 1)
+        check_above("final_temp", self.final_temp, 0)
+        check_order("final_temp", self.final_temp, "initial_temp", self.initial_temp)
         if self.sparsity > 0:
-            _range("starting_epoch", self.starting_epoch, "ending_epoch", self.ending_epoch)
+            check_order("starting_epoch", self.starting_epoch, "ending_epoch", self.ending_epoch)
         if self.slim_after_pruning and self.refill_pruned:
             raise UserError("slim_after_pruning does not go with refill_pruned, which prunes nothing")
 
@@ -272,9 +252,9 @@ class TestConfig:
 
     def __post_init__(self) -> None:
         for name in ("base_size", "test_h", "test_w"):
-            _at_least(name, getattr(self, name), 1)
+            check_at_least(name, getattr(self, name), 1)
         for name in ("index_start", "index_step", "window_batch"):
-            _at_least(name, getattr(self, name), 0)
+            check_at_least(name, getattr(self, name), 0)
         if not self.scales or min(self.scales) <= 0:
             raise UserError(f"scales is {self.scales}, expected numbers above 0")
         if not 0 < self.stride_rate <= 1:
@@ -338,14 +318,12 @@ class RunOptions:
 
     def __post_init__(self) -> None:
         for name in ("print_freq", "save_freq", "keep_last"):
-            _at_least(name, getattr(self, name), 1)
-        _one_of("amp", self.amp, AMP)
-        _one_of("preset", self.preset, PRESETS)
+            check_at_least(name, getattr(self, name), 1)
+        check_one_of("amp", self.amp, AMP)
+        check_one_of("preset", self.preset, PRESETS)
         if self.max_steps is not None:
-            _at_least("max_steps", self.max_steps, 1)
-        kind, _, number = self.device.partition(":")
-        if kind not in ("auto", "cpu", "cuda") or (number and not number.isdigit()):
-            raise UserError(f"device is {self.device!r}, expected auto, cpu, cuda or cuda:N")
+            check_at_least("max_steps", self.max_steps, 1)
+        check_device(self.device)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -381,7 +359,7 @@ class QuirkConfig:
     @classmethod
     def of(cls, preset: str) -> QuirkConfig:
         """All quirks of ``faithful`` (every one on) or ``fixed`` (every one off)."""
-        _one_of("preset", preset, PRESETS)
+        check_one_of("preset", preset, PRESETS)
         return cls(**{f.name: preset == "faithful" for f in fields(cls)})
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from acosp_seg.config import DATASETS, PRESETS
-from prunelab.doors import did_you_mean
+from prunelab.doors import check_at_least, check_one_of, check_share, check_within, did_you_mean
 from prunelab.errors import UserError
 
 EXPORT_FORMATS = ("original", "compact", "onnx")
@@ -56,10 +56,9 @@ class DemoOptions:
     def __post_init__(self) -> None:
         if not self.files and not self.image_dir:
             raise UserError("demo needs pictures: acosp-seg demo FILE..., or --image-dir PATTERN")
-        if not 0 <= self.opacity <= 1:
-            raise UserError(f"opacity is {self.opacity}, expected 0 to 1")
-        if self.preset is not None and self.preset not in PRESETS:
-            raise UserError(f"preset is {self.preset!r}, expected {' or '.join(PRESETS)}")
+        check_within("opacity", self.opacity, 0, 1)
+        if self.preset is not None:
+            check_one_of("preset", self.preset, PRESETS)
         if self.overrides and not self.config_file:
             raise UserError(f"{' '.join(self.overrides)}: KEY VALUE pairs need --config FILE")
 
@@ -88,12 +87,10 @@ class PrepareOptions:
     def __post_init__(self) -> None:
         if self.dataset not in PREPARED:
             raise UserError(f"dataset is {self.dataset!r}: {did_you_mean(self.dataset, PREPARED)}")
-        if not 0 <= self.val_share < 1:
-            raise UserError(f"val_share is {self.val_share}, expected 0 <= val_share < 1")
-        if self.limit < -1:
-            raise UserError(f"limit is {self.limit}, expected -1 or more")
-        if self.ignore_label is not None and not 0 <= self.ignore_label <= 255:
-            raise UserError(f"ignore_label is {self.ignore_label}, expected 0 to 255")
+        check_share("val_share", self.val_share)
+        check_at_least("limit", self.limit, -1)
+        if self.ignore_label is not None:
+            check_within("ignore_label", self.ignore_label, 0, 255)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,10 +141,9 @@ class ExportOptions:
     """Check the command line and stop."""
 
     def __post_init__(self) -> None:
-        if self.format not in EXPORT_FORMATS:
-            raise UserError(f"format is {self.format!r}, expected one of {', '.join(EXPORT_FORMATS)}")
-        if min(self.height, self.width) < 0:
-            raise UserError(f"height is {self.height} and width {self.width}, expected 0 or more")
+        check_one_of("format", self.format, EXPORT_FORMATS)
+        for name in ("height", "width"):
+            check_at_least(name, getattr(self, name), 0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,10 +7,16 @@ the command line takes back: the architecture, and the quirks (``fixed`` here, `
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 
-from prunelab.doors import did_you_mean
+from prunelab.doors import (
+    check_above,
+    check_at_least,
+    check_device,
+    check_one_of,
+    check_share,
+    check_within,
+)
 from prunelab.errors import UserError
 
 UP_DOWN = ("up_down_lstm", "up_down_lstm_prune")
@@ -38,22 +44,6 @@ PRESETS = ("faithful", "fixed")
 AMP = ("off", "bf16")
 SHARED_ATTENTION = ("kv", "qk")
 LOGGING_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
-
-
-def _one_of(name: str, value: object, allowed: Sequence[object]) -> None:
-    if value not in allowed:
-        hint = did_you_mean(str(value), [str(a) for a in allowed])
-        raise UserError(f"{name} is {value!r}, expected one of {', '.join(map(str, allowed))}; {hint}")
-
-
-def _at_least(name: str, value: float, least: float) -> None:
-    if not value >= least:
-        raise UserError(f"{name} is {value}, expected at least {least}")
-
-
-def _within(name: str, value: float, low: float, high: float, *, below: bool = False) -> None:
-    if not low <= value <= high or (below and value == high):
-        raise UserError(f"{name} is {value}, expected {low} <= {name} {'<' if below else '<='} {high}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,18 +102,18 @@ class ModelConfig:
     """Id that ends a caption."""
 
     def __post_init__(self) -> None:
-        _one_of("caption_model", self.caption_model, CAPTION_MODELS)
-        _at_least("max_seq_length", self.max_seq_length, 3)
-        _at_least("vocab_size", self.vocab_size, 5)
+        check_one_of("caption_model", self.caption_model, CAPTION_MODELS)
+        check_at_least("max_seq_length", self.max_seq_length, 3)
+        check_at_least("vocab_size", self.vocab_size, 5)
         for name in ("rnn_size", "input_encoding_size", "att_hid_size", "att_feat_size", "fc_feat_size"):
-            _at_least(name, getattr(self, name), 1)
+            check_at_least(name, getattr(self, name), 1)
         for name in ("logit_layers", "d_model", "dim_feedforward", "num_layers", "num_heads"):
-            _at_least(name, getattr(self, name), 1)
+            check_at_least(name, getattr(self, name), 1)
         for name in ("drop_prob_lm", "drop_prob_src"):
-            _within(name, getattr(self, name), 0.0, 1.0, below=True)
-        _one_of("use_bn", self.use_bn, (0, 1, 2))
+            check_share(name, getattr(self, name))
+        check_one_of("use_bn", self.use_bn, (0, 1, 2))
         for name in ("share_att_encoder", "share_att_decoder"):
-            _one_of(name, getattr(self, name), (None, *SHARED_ATTENTION))
+            check_one_of(name, getattr(self, name), (None, *SHARED_ATTENTION))
         for name in ("share_layer_encoder", "share_layer_decoder"):
             layers = getattr(self, name)
             if layers is not None and set(layers) != set(range(len(set(layers)))):
@@ -174,13 +164,13 @@ class DataConfig:
     training captions."""
 
     def __post_init__(self) -> None:
-        _one_of("dataset", self.dataset, DATASETS)
-        _one_of("tokenizer", self.tokenizer, TOKENIZERS)
-        _at_least("radix_base", self.radix_base, 2)
+        check_one_of("dataset", self.dataset, DATASETS)
+        check_one_of("tokenizer", self.tokenizer, TOKENIZERS)
+        check_at_least("radix_base", self.radix_base, 2)
         for name in ("seq_per_img", "batch_size", "batch_size_eval"):
-            _at_least(name, getattr(self, name), 1)
-        _at_least("num_workers", self.num_workers, 0)
-        _within("cache_min_free_ram", self.cache_min_free_ram, 0.0, 1.0)
+            check_at_least(name, getattr(self, name), 1)
+        check_at_least("num_workers", self.num_workers, 0)
+        check_within("cache_min_free_ram", self.cache_min_free_ram, 0, 1)
         if self.mscoco_online_test and self.dataset not in COCO:
             raise UserError(f"mscoco_online_test needs dataset {' or '.join(COCO)}, not {self.dataset}")
 
@@ -223,17 +213,17 @@ class OptimConfig:
     """Factor of a decay of ``step``."""
 
     def __post_init__(self) -> None:
-        _at_least("max_epochs", self.max_epochs, 1)
-        _within("label_smoothing", self.label_smoothing, 0.0, 1.0, below=True)
-        _one_of("optim", self.optim, OPTIMISERS)
-        _one_of("lr_scheduler", self.lr_scheduler, SCHEDULES)
+        check_at_least("max_epochs", self.max_epochs, 1)
+        check_share("label_smoothing", self.label_smoothing)
+        check_one_of("optim", self.optim, OPTIMISERS)
+        check_one_of("lr_scheduler", self.lr_scheduler, SCHEDULES)
         for name in ("grad_clip", "weight_decay", "optim_epsilon", "learning_rate", "learning_rate_min"):
-            _at_least(name, getattr(self, name), 0.0)
+            check_at_least(name, getattr(self, name), 0.0)
         for name in ("optim_alpha", "optim_beta"):
-            _within(name, getattr(self, name), 0.0, 1.0, below=True)
+            check_share(name, getattr(self, name))
         for name in ("noamopt_warmup", "learning_rate_decay_every"):
-            _at_least(name, getattr(self, name), 1)
-        _at_least("learning_rate_decay_start", self.learning_rate_decay_start, -1)
+            check_at_least(name, getattr(self, name), 1)
+        check_at_least("learning_rate_decay_start", self.learning_rate_decay_start, -1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -260,11 +250,11 @@ class PruneConfig:
     """A checkpoint counts as best only when its nonzeros are this close to the target's, relatively."""
 
     def __post_init__(self) -> None:
-        _one_of("prune_type", self.prune_type, (None, *PRUNE_TYPES))
-        _within("prune_sparsity_target", self.prune_sparsity_target, 0.0, 1.0, below=True)
-        _at_least("prune_snip_grad_accum", self.prune_snip_grad_accum, 1)
-        _at_least("prune_supermask_lr", self.prune_supermask_lr, 0.0)
-        _at_least("best_sparsity_tolerance", self.best_sparsity_tolerance, 0.0)
+        check_one_of("prune_type", self.prune_type, (None, *PRUNE_TYPES))
+        check_share("prune_sparsity_target", self.prune_sparsity_target)
+        check_at_least("prune_snip_grad_accum", self.prune_snip_grad_accum, 1)
+        check_at_least("prune_supermask_lr", self.prune_supermask_lr, 0.0)
+        check_at_least("best_sparsity_tolerance", self.best_sparsity_tolerance, 0.0)
 
     def sparsity_weight(self, caption_model: str) -> float:
         """The weight as given, else max(5, 0.5 / (1 - s)) for Up-Down, max(5, 1.5 / (1 - s)) for others."""
@@ -292,10 +282,10 @@ class ScstConfig:
     """Weights of BLEU-1 to BLEU-4 in the reward."""
 
     def __post_init__(self) -> None:
-        _at_least("scst_start_epoch", self.scst_start_epoch, -1)
-        _at_least("scst_num_samples", self.scst_num_samples, 1)
-        _one_of("scst_sample", self.scst_sample, ("random", "beam_search"))
-        _one_of("scst_baseline", self.scst_baseline, ("greedy", "sample"))
+        check_at_least("scst_start_epoch", self.scst_start_epoch, -1)
+        check_at_least("scst_num_samples", self.scst_num_samples, 1)
+        check_one_of("scst_sample", self.scst_sample, ("random", "beam_search"))
+        check_one_of("scst_baseline", self.scst_baseline, ("greedy", "sample"))
         if len(self.scst_bleu_weight) != 4:
             raise UserError(
                 f"scst_bleu_weight is {self.scst_bleu_weight}, expected four comma-separated numbers"
@@ -323,9 +313,8 @@ class DecodeConfig:
 
     def __post_init__(self) -> None:
         for name in ("beam_size_test", "beam_size_val", "group_size"):
-            _at_least(name, getattr(self, name), 1)
-        if not self.temperature > 0:
-            raise UserError(f"temperature is {self.temperature}, expected more than 0")
+            check_at_least(name, getattr(self, name), 1)
+        check_above("temperature", self.temperature, 0)
         kind = self.length_penalty.partition("_")[0]
         if self.length_penalty and kind not in ("wu", "avg"):
             raise UserError(
@@ -382,15 +371,13 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         for name in ("save_checkpoint_every", "losses_log_every", "console_every", "keep_last"):
-            _at_least(name, getattr(self, name), 1)
-        _one_of("logging_level", self.logging_level, LOGGING_LEVELS)
-        _one_of("amp", self.amp, AMP)
-        _one_of("preset", self.preset, PRESETS)
+            check_at_least(name, getattr(self, name), 1)
+        check_one_of("logging_level", self.logging_level, LOGGING_LEVELS)
+        check_one_of("amp", self.amp, AMP)
+        check_one_of("preset", self.preset, PRESETS)
         if self.max_steps is not None:
-            _at_least("max_steps", self.max_steps, 1)
-        kind, _, number = self.device.partition(":")
-        if kind not in ("auto", "cpu", "cuda") or (number and not number.isdigit()):
-            raise UserError(f"device is {self.device!r}, expected auto, cpu, cuda or cuda:N")
+            check_at_least("max_steps", self.max_steps, 1)
+        check_device(self.device)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -416,7 +403,7 @@ class QuirksConfig:
     @classmethod
     def of(cls, preset: str) -> QuirksConfig:
         """All quirks of ``faithful`` (every one on) or ``fixed`` (every one off)."""
-        _one_of("preset", preset, PRESETS)
+        check_one_of("preset", preset, PRESETS)
         return cls(**{f.name: preset == "faithful" for f in fields(cls)})
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from prunelab.doors import check_at_least, check_one_of
 from prunelab.errors import UserError
 from smp_caption.config import PRESETS
 
@@ -74,8 +75,8 @@ class TestOptions:
                 f"beam_size_test {self.beam_size_test} and beam_size_val {self.beam_size_val}: "
                 "expected only one of them above 0, since each names a split"
             )
-        if self.preset is not None and self.preset not in PRESETS:
-            raise UserError(f"preset is {self.preset!r}, expected {' or '.join(PRESETS)}")
+        if self.preset is not None:
+            check_one_of("preset", self.preset, PRESETS)
 
     @property
     def split(self) -> str:
@@ -108,8 +109,7 @@ class DemoOptions:
     def __post_init__(self) -> None:
         if not self.files:
             raise UserError("demo needs at least one picture: smp-caption demo FILE...")
-        if self.beam_size < 1:
-            raise UserError(f"beam_size is {self.beam_size}, expected at least 1")
+        check_at_least("beam_size", self.beam_size, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,8 +146,7 @@ class ExtractOptions:
     def __post_init__(self) -> None:
         if bool(self.images) == bool(self.dataset_json):
             raise UserError("extract needs either --images DIR or --dataset-json FILE")
-        if self.batch_size < 1:
-            raise UserError(f"batch_size is {self.batch_size}, expected at least 1")
+        check_at_least("batch_size", self.batch_size, 1)
         self.scale_pairs()
 
     def scale_pairs(self) -> tuple[tuple[int, int], ...]:
