@@ -1,38 +1,431 @@
-"""The command lines: what was typed, as plain data. A flag that was not typed is not in it."""
+"""The command lines: the original's flags as absl reads them, ours beside them, and what was typed as data.
+
+A flag is ``--flag=value``, ``--flag value`` or ``-flag=value``; a truth value is also ``--flag`` or
+``--noflag``.
+A parser here knows no default: it tells what was typed, and `channel_prune.lowering` knows the rest.
+"""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import ast
+import inspect
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, dataclass, fields
+from functools import cache
 from importlib import metadata
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
 
-from channel_prune.config import PRESETS
-from prunelab.doors import Parser
+from channel_prune.config import LEARNERS
+from channel_prune.lowering import GROUP_OF, GROUPS, NAMES, PROGRAMS, PRUNING, Raw
+from channel_prune.options import EXPORT_FORMATS, ConvertOptions, DemoOptions, ExportOptions
+from prunelab.doors import FALSE_WORDS, TRUE_WORDS, Parser, csv, none_word, word_bool
+from prunelab.errors import UserError
+
+T = TypeVar("T")
+Reader = Callable[[str], Any]
+
+ORIGINAL = frozenset(
+    {
+        *PRUNING,
+        *("save_path_cpr", "save_path_cpr_eval", "save_path_ws", "learner", "exec_mode", "log_dir"),
+        *("summ_step", "save_step", "save_path", "save_path_eval", "enbl_dst", "loss_w_dst", "tempr_dst"),
+        *("save_path_dst", "enbl_warm_start", "resnet_size", "mobilenet_depth_mult", "nb_classes"),
+        *("image_size", "batch_size", "batch_size_eval", "nb_smpls_train", "nb_smpls_val", "nb_smpls_eval"),
+        *("lrn_rate_init", "batch_size_norm", "momentum", "loss_w_dcy", "nb_epochs_rat", "negative_ratio"),
+        *("match_threshold", "neg_threshold", "select_threshold", "min_size", "nms_threshold", "nms_topk"),
+        *("keep_topk", "lrn_rate_min", "lrn_rate_dcy_bnds", "lrn_rate_dcy_rates", "nb_iters_train"),
+        *("nb_iters_cls_wmup", "backbone_ckpt_dir", "backbone_model_scope", "model_scope"),
+        *("warm_start_excl_scopes", "ignore_missing_vars", "outputs_dump_dir", "image_size_eval"),
+        "nb_bboxs_max",
+    }
+)
+"""Fields that are flags of the original; the others are flags of ours, with ``-`` for ``_``."""
+UNSET = frozenset({"dataset_form", "tour", "resume", "dry_run"})
+"""Fields without a flag in all commands: what decides about them is another flag, or the command."""
+
+OTHER_LEARNERS = {
+    "weight-sparse": "prune channels with chn-pruned-rmt",
+    "channel": "chn-pruned-rmt is its successor, --cpr_ratio_list takes a ratio for every layer",
+    "chn-pruned-gpu": "chn-pruned-rmt is its successor",
+    "dis-chn-pruned": "prune channels with chn-pruned-rmt",
+    "uniform": "prune with chn-pruned-rmt and quantise the exported ONNX file",
+    "uniform-tf": "prune with chn-pruned-rmt and quantise the exported ONNX file",
+    "non-uniform": "prune with chn-pruned-rmt and quantise the exported ONNX file",
+}
+"""Learners of the original that are not here, and what is there instead."""
+THEIR_FLAGS = ("ws_", "cp_", "cpg_", "dcp_", "uql_", "uqtf_", "nuql_", "ddpg_")
+"""How flags of those begin."""
 
 
-def parse(command: str, argv: Sequence[str] | None = None) -> dict[str, Any]:
-    """Read the arguments of `train`, `test` or `demo`.
+def version() -> str:
+    """The version of this distribution; ``unknown`` where its sources run without being installed."""
+    try:
+        return metadata.version("channel-prune")
+    except metadata.PackageNotFoundError:
+        return "unknown"
+
+
+@cache
+def docs_of(cls: type) -> dict[str, str]:
+    """The docstring of every field of a dataclass, with its default, for ``--help``."""
+    body = ast.parse(inspect.getsource(cls)).body[0]
+    assert isinstance(body, ast.ClassDef)
+    defaults = {f.name: f.default for f in fields(cls)}
+    found = {}
+    for statement, doc in zip(body.body, body.body[1:], strict=False):
+        match statement, doc:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                default = "" if defaults[name] is MISSING else f" (default: {defaults[name]!r})"
+                words = " ".join(text.split()).replace("``", "").replace("`", "")
+                found[name] = (words + default).replace("%", "%%")
+    return found
+
+
+# ------------------------------------------------------------------------------------------------------ flags
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flag:
+    """A flag of a parser."""
+
+    name: str
+    """Key of what is typed."""
+    text: str
+    """As it is typed, with its dashes."""
+    read: Reader
+    """From its text to its value; `word_bool` for truth values, which need no text."""
+    doc: str
+    original: bool
+
+    @property
+    def key(self) -> str:
+        """By which a typed flag is looked up: without dashes in front, and ``_`` for ``-``."""
+        return self.text.lstrip("-").replace("-", "_")
+
+
+def _learner(text: str) -> str:
+    if text in OTHER_LEARNERS:
+        raise UserError(
+            f"--learner={text} is not there, expected {' or '.join(LEARNERS)}: {OTHER_LEARNERS[text]}"
+        )
+    return text
+
+
+def _ratios(text: str) -> tuple[float, ...]:
+    """A ratio for every layer: in the text, or in the file that it names."""
+    path = Path(text)
+    if path.is_file():
+        text = ",".join(path.read_text(encoding="utf-8").replace(",", " ").split())
+    elif not re.fullmatch(r"[\d.,\s+eE-]+", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a file nor numbers such as 0,0.5,0.3")
+    return csv(float)(text)
+
+
+def _only(value: str, what: str) -> Reader:
+    """A reader of flags of which only one value is possible here."""
+
+    def read(text: str) -> str:
+        if text.strip().lower() != value:
+            raise argparse.ArgumentTypeError(f"{text!r} is not possible, only {value!r}: {what}")
+        return text
+
+    return read
+
+
+def _processes(text: str) -> int:
+    """The number of processes, which whoever starts them has decided."""
+    there = int(os.environ.get("WORLD_SIZE") or 1)
+    if not text.isdigit() or int(text) != there:
+        raise argparse.ArgumentTypeError(
+            f"{text!r}, but {there} processes run: expected a start by scripts/run_local.sh or torchrun"
+        )
+    return int(text)
+
+
+HDFS = "data are read from this machine's disks, --data_dir_local names the folder"
+EXTRA: dict[str, tuple[Reader, str]] = {
+    "mobilenet_version": (int, "1 or 2: which MobileNet"),
+    "data_dir_local": (str, "folder of the data set: as --data-dir"),
+    "nb_threads": (int, "processes that load pictures: as --workers"),
+    "nb_gpus": (_processes, "number of processes; also -n (scripts/run_local.sh starts them)"),
+    "enbl_multi_gpu": (word_bool, "taken and not needed: torchrun tells of other processes"),
+    "debug": (word_bool, "taken and not needed"),
+    "model_http_url": (str, "taken and not needed: no full network is downloaded; --weights names one"),
+    "cycle_length": (int, "taken and not needed: there are no record files"),
+    "buffer_size": (int, "taken and not needed: all pictures are shuffled"),
+    "prefetch_size": (int, "taken and not needed: processes load ahead"),
+    "data_disk": (_only("local", HDFS), "local alone"),
+    "data_dir_hdfs": (_only("none", HDFS), "not there"),
+    "data_hdfs_host": (_only("none", HDFS), "not there"),
+    "enbl_fused_batchnorm": (
+        _only("true", "PyTorch's batch normalisation is the fused one"),
+        "true alone",
+    ),
+}
+"""Flags of the original that are no field, or a field under a second name."""
+SECOND_NAMES = {"data_dir_local": "data_dir", "nb_threads": "workers"}
+KEPT = frozenset({"mobilenet_version", *SECOND_NAMES})
+"""Flags of `EXTRA` that say something."""
+
+
+def _reader(hint: Any) -> Reader:
+    """How a flag of a field of this type is read."""
+    known: dict[Any, Reader] = {
+        int: int,
+        float: float,
+        bool: word_bool,
+        str: str,
+        int | None: none_word(int),
+        str | None: str,
+        tuple[int, ...]: csv(int),
+        tuple[float, ...]: csv(float),
+        tuple[str, ...]: csv(str),
+        tuple[float, ...] | None: _ratios,
+    }
+    return known[hint]
+
+
+@cache
+def config_flags() -> tuple[Flag, ...]:
+    """A flag for every field of the configuration, and the original's others."""
+    found = []
+    for group, cls in GROUPS.items():
+        hints, docs = get_type_hints(cls), docs_of(cls)
+        for name in hints:
+            if name in UNSET or GROUP_OF[name] != group:
+                continue
+            original = name in ORIGINAL
+            typed = NAMES.get(name, name)
+            text = f"--{typed if original or name in NAMES else typed.replace('_', '-')}"
+            read = _learner if name == "learner" else _reader(hints[name])
+            found.append(Flag(name=name, text=text, read=read, doc=docs[name], original=original))
+    for name, (read, doc) in EXTRA.items():
+        found.append(Flag(name=name, text=f"--{name}", read=read, doc=doc, original=True))
+    return tuple(found)
+
+
+def _own(cls: type, names: Sequence[str]) -> tuple[Flag, ...]:
+    """Flags of ours for fields of a dataclass."""
+    hints, docs = get_type_hints(cls), docs_of(cls)
+    return tuple(
+        Flag(
+            name=name,
+            text=f"--{name.replace('_', '-')}",
+            read=_reader(hints[name]),
+            doc=docs[name],
+            original=False,
+        )
+        for name in names
+    )
+
+
+def _parser(command: str, summary: str, flags: Sequence[Flag], **options: Any) -> Parser:
+    parser = Parser(
+        f"channel-prune {command}", summary, version=version(), argument_default=argparse.SUPPRESS, **options
+    )
+    # Taken off the command line by `prunelab.errors.entry` before a parser sees it.
+    parser.add_own_argument("--traceback", action="store_true", help="show where an error comes from")
+    for flag in flags:
+        add = parser.add_argument if flag.original else parser.add_own_argument
+        kind = {int: "N", float: "X", word_bool: "true|false"}.get(flag.read, "TEXT")  # pyright: ignore[reportArgumentType, reportCallIssue]
+        add(flag.text, dest=flag.name, type=flag.read, metavar=kind, help=flag.doc)
+    return parser
+
+
+FLAG = re.compile(r"--?([A-Za-z][\w-]*)(?:=(.*))?", re.DOTALL)
+
+
+def canonical(argv: Sequence[str], flags: Sequence[Flag]) -> list[str]:
+    """A command line in absl's styles as one of ``--flag=value``; words that are no known flags come last.
 
     Raises:
-        UserError: an unknown flag or a value that does not fit.
+        UserError: a flag of a learner that is not here.
     """
-    parser = Parser(
-        f"channel-prune {command}",
-        "channel-prune: LASSO channel pruning, with slim networks that are faster",
-        version=metadata.version("channel-prune"),
-        argument_default=argparse.SUPPRESS,
+    known = {flag.key: flag for flag in flags}
+    words, rest, left = [], [], list(argv)
+    while left:
+        word = left.pop(0)
+        found = FLAG.fullmatch(word)
+        if found is None:
+            rest.append(word)
+            continue
+        key, value = found[1].replace("-", "_"), found[2]
+        key = "nb_gpus" if key == "n" else key
+        negated = key.removeprefix("no").lstrip("_") if key.startswith("no") else ""
+        if key in known:
+            flag = known[key]
+            if value is None:
+                value = _following(flag, left)
+            words.append(flag.text if value is None else f"{flag.text}={value}")
+        elif value is None and negated in known and known[negated].read is word_bool:
+            words.append(f"{known[negated].text}=false")
+        elif key.startswith(THEIR_FLAGS):
+            raise UserError(
+                f"--{key} belongs to a learner that is not there, expected --learner=chn-pruned-rmt and its "
+                "flags: --cpr_prune_ratio for all layers, --cpr_ratio_list for each"
+            )
+        else:
+            rest.append("--" + word.lstrip("-"))
+    return words + rest
+
+
+def _following(flag: Flag, left: list[str]) -> str | None:
+    """The value of a flag that has none behind a ``=``: the next word; of a truth value only such a word."""
+    if flag.read is not word_bool:
+        return left.pop(0) if left else None
+    is_word = bool(left) and left[0].lower() in TRUE_WORDS + FALSE_WORDS
+    return left.pop(0) if is_word else "true"
+
+
+def _read(parser: Parser, flags: Sequence[Flag], argv: Sequence[str] | None) -> dict[str, Any]:
+    return vars(parser.parse_args(canonical(sys.argv[1:] if argv is None else argv, flags)))
+
+
+def _program(argv: Sequence[str] | None) -> str | None:
+    """Which of the original's programs runs: told by the name of the file that was started."""
+    stem = Path(sys.argv[0]).stem if argv is None else ""
+    return stem if stem in PROGRAMS else None
+
+
+# ---------------------------------------------------------------------------------------------------- parsers
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Commands:
+    """Flags that only some commands have."""
+
+    tour: bool = False
+    """Train, prune, fine-tune and export a small network on generated pictures; so does ``train`` alone."""
+    resume: bool = False
+    """Go on with the run that the folder holds, bit for bit."""
+    dry_run: bool = False
+    """Check the configuration and stop before data are read."""
+    print_config: bool = False
+    """Print the configuration as YAML and stop."""
+    model: str = ""
+    """Model folder, run, or file of weights; empty: the newest tour's or run's."""
+
+
+NETWORKS = """The network and the data set are those of the program (nets/resnet_at_cifar10_run.py, ...),
+or of --net and --dataset, where one implies the other. Defaults are those of ResNet-20 on CIFAR-10; those of
+other networks are as in the original. Each --flag is also -flag; a truth value is --flag, --noflag or
+--flag=false."""
+
+
+def _raw(
+    command: str, summary: str, own: Sequence[str], argv: Sequence[str] | None, program: str | None
+) -> Raw:
+    flags = [*config_flags(), *_own(_Commands, own)]
+    parser = _parser(command, summary, flags, epilog=NETWORKS)
+    typed = _read(parser, flags, argv)
+    print_config = typed.pop("print_config", False)
+    typed = {
+        SECOND_NAMES.get(name, name): value
+        for name, value in typed.items()
+        if name not in EXTRA or name in KEPT
+    }
+    return Raw(typed=typed, program=program or _program(argv), print_config=print_config)
+
+
+def parse_train(argv: Sequence[str] | None = None, *, program: str | None = None) -> Raw:
+    """Read the command line of ``train``, and of the original's programs.
+
+    Args:
+        argv: the words; None: those of this process, whose file name may be that of a program.
+        program: one of `PROGRAMS`.
+
+    Raises:
+        UserError: an unknown flag, or a value that a flag does not take.
+    """
+    own = ("tour", "resume", "dry_run", "print_config")
+    summary = "train, or choose channels and fine-tune; alone: the tour on generated pictures"
+    return _raw("train", summary, own, argv, program)
+
+
+def parse_test(argv: Sequence[str] | None = None) -> Raw:
+    """Read the command line of ``test``: as that of ``train``, with ``--model`` (typed as ``model``).
+
+    Raises:
+        UserError: see `parse_train`.
+    """
+    summary = "evaluate a network; alone: that of the newest tour on its own pictures"
+    return _raw("test", summary, ("model", "dry_run", "print_config"), argv, None)
+
+
+def parse_prune(argv: Sequence[str] | None = None) -> Raw:
+    """Read the command line of ``prune``: as that of ``train``, with ``--model`` (typed as ``model``).
+
+    Raises:
+        UserError: see `parse_train`.
+    """
+    own = ("model", "resume", "dry_run", "print_config")
+    summary = "choose channels of a trained network and make it slim, without training it"
+    return _raw("prune", summary, own, argv, None)
+
+
+def _options(cls: type[T], parser: Parser, flags: Sequence[Flag], argv: Sequence[str] | None) -> T:
+    typed = _read(parser, flags, argv)
+    return cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in typed.items()})
+
+
+def parse_demo(argv: Sequence[str] | None = None) -> DemoOptions:
+    """Read the command line of ``demo``.
+
+    Raises:
+        UserError: see `parse_train`.
+    """
+    flags = _own(DemoOptions, ("model", "output", "top", "draw", "threshold", "device", "dry_run"))
+    parser = _parser("demo", "classify pictures, or find objects in them", flags)
+    parser.add_argument("files", nargs="*", metavar="FILE", help=docs_of(DemoOptions)["files"])
+    return _options(DemoOptions, parser, flags, argv)
+
+
+def parse_convert(argv: Sequence[str] | None = None) -> ConvertOptions:
+    """Read the command line of ``convert``.
+
+    Raises:
+        UserError: see `parse_train`.
+    """
+    flags = _own(ConvertOptions, ("net", "dry_run"))
+    parser, docs = _parser("convert", "read foreign weights", flags), docs_of(ConvertOptions)
+    parser.add_argument("source", metavar="SRC", help=docs["source"])
+    parser.add_argument("destination", metavar="DST", help=docs["destination"])
+    return _options(ConvertOptions, parser, flags, argv)
+
+
+def parse_export(argv: Sequence[str] | None = None) -> ExportOptions:
+    """Read the command line of ``export``, and of the original's export tool.
+
+    Raises:
+        UserError: see `parse_train`.
+    """
+    docs = docs_of(ExportOptions)
+    theirs = ("enbl_fake_prune", "fake_prune_ratio", "nb_repts_warmup", "nb_repts")
+    named = {"model_dir": (str, "model folder or run: as MODEL")}
+    named |= {
+        f"{end}_coll": (str, "taken and not needed: a model knows its ends") for end in ("input", "output")
+    }
+    flags = (
+        *_own(ExportOptions, ("format", "output", "image_size", "round_to", "dry_run")),
+        *(
+            Flag(name=f.name, text=f"--{f.name}", read=f.read, doc=f.doc, original=True)
+            for f in _own(ExportOptions, theirs)
+        ),
+        *(
+            Flag(name=name, text=f"--{name}", read=read, doc=doc, original=True)
+            for name, (read, doc) in named.items()
+        ),
     )
-    parser.add_own_argument("--output", help="the run's folder")
-    parser.add_own_argument("--device", help="auto, cpu, cuda")
-    parser.add_own_argument("--dry-run", action="store_true", help="print the config and stop")
-    if command == "train":
-        parser.add_argument("--learning_rate", type=float)
-        parser.add_argument("--batch_size", type=int)
-        parser.add_argument("--epochs", type=int)
-        parser.add_argument("--width", type=int)
-        parser.add_own_argument("--seed", type=int)
-        parser.add_own_argument("--max-steps", type=int)
-        parser.add_own_argument("--resume", action="store_true", help="go on from the newest checkpoint")
-        parser.add_own_argument("--preset", choices=PRESETS)
-    return vars(parser.parse_args(argv))
+    summary = f"write a model as {', '.join(EXPORT_FORMATS)}: ONNX in place of GraphDef and TFLite"
+    parser = _parser("export", summary, flags)
+    parser.add_argument("model", nargs="?", metavar="MODEL", help=docs["model"])
+    typed = _read(parser, flags, argv)
+    theirs_too = typed.pop("model_dir", "")
+    return ExportOptions(
+        **{"model": theirs_too} | {k: v for k, v in typed.items() if not k.endswith("_coll")}
+    )

@@ -6,10 +6,17 @@ are those of ResNet-20 on CIFAR-10; how channels are chosen is that of preset ``
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 
-from prunelab.doors import did_you_mean
+from prunelab.doors import (
+    check_above,
+    check_at_least,
+    check_device,
+    check_one_of,
+    check_order,
+    check_share,
+    check_within,
+)
 from prunelab.errors import UserError
 
 NETS = ("resnet_v2", "resnet_v1", "mobilenet_v1", "mobilenet_v2", "ssd_vgg16", "tiny")
@@ -33,32 +40,6 @@ AP_FORMS = ("voc07", "integral")
 CONVENTIONS = ("published", "realisable")
 PRESETS = ("faithful", "fixed")
 AMP = ("off", "bf16")
-
-
-def _one_of(name: str, value: object, allowed: Sequence[object]) -> None:
-    if value not in allowed:
-        hint = did_you_mean(str(value), [str(a) for a in allowed])
-        raise UserError(f"{name} is {value!r}, expected one of {', '.join(map(str, allowed))}; {hint}")
-
-
-def _at_least(name: str, value: float, least: float) -> None:
-    if not value >= least:
-        raise UserError(f"{name} is {value}, expected at least {least}")
-
-
-def _above(name: str, value: float, bound: float) -> None:
-    if not value > bound:
-        raise UserError(f"{name} is {value}, expected more than {bound}")
-
-
-def _share(name: str, value: float) -> None:
-    if not 0 <= value < 1:
-        raise UserError(f"{name} is {value}, expected 0 <= {name} < 1")
-
-
-def _within(name: str, value: float) -> None:
-    if not 0 <= value <= 1:
-        raise UserError(f"{name} is {value}, expected 0 to 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,17 +66,17 @@ class NetConfig:
 
     def __post_init__(self) -> None:
         if not self.name.startswith(FOREIGN):
-            _one_of("net", self.name, NETS)
-        _one_of("dataset_form", self.dataset_form, FORMS)
+            check_one_of("net", self.name, NETS)
+        check_one_of("dataset_form", self.dataset_form, FORMS)
         for name in ("nb_classes", "image_size", "width_divisor"):
-            _at_least(name, getattr(self, name), 1)
-        _above("mobilenet_depth_mult", self.mobilenet_depth_mult, 0)
+            check_at_least(name, getattr(self, name), 1)
+        check_above("mobilenet_depth_mult", self.mobilenet_depth_mult, 0)
         if self.name in ("resnet_v2", "resnet_v1"):
             if self.dataset_form == "ilsvrc12":
-                _one_of("resnet_size", self.resnet_size, ILSVRC_SIZES)
+                check_one_of("resnet_size", self.resnet_size, ILSVRC_SIZES)
             elif self.resnet_size < 8 or (self.resnet_size - 2) % 6:
                 raise UserError(
-                    f"resnet_size is {self.resnet_size}, expected 6n + 2 for small pictures: 8, 14, 20, 32, ..."
+                    f"resnet_size is {self.resnet_size}, expected 6n + 2 for small pictures: 8, 14, 20, ..."
                 )
 
     @property
@@ -140,13 +121,13 @@ class DataConfig:
     """Generate a small data set in the real layout and use it in place of data_dir."""
 
     def __post_init__(self) -> None:
-        _one_of("dataset", self.dataset, DATASETS)
-        _one_of("pixels", self.pixels, PIXELS)
-        _one_of("label_offset", self.label_offset, (0, 1))
+        check_one_of("dataset", self.dataset, DATASETS)
+        check_one_of("pixels", self.pixels, PIXELS)
+        check_one_of("label_offset", self.label_offset, (0, 1))
         for name in ("batch_size", "batch_size_eval", "nb_smpls_train", "nb_smpls_eval"):
-            _at_least(name, getattr(self, name), 1)
+            check_at_least(name, getattr(self, name), 1)
         for name in ("workers", "nb_smpls_val"):
-            _at_least(name, getattr(self, name), 0)
+            check_at_least(name, getattr(self, name), 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,14 +155,14 @@ class OptimConfig:
     """Decay scales and shifts of batch normalisation too, as the original does in its MobileNets."""
 
     def __post_init__(self) -> None:
-        _one_of("schedule", self.schedule, SCHEDULES)
-        _above("lrn_rate_init", self.lrn_rate_init, 0)
-        _above("nb_epochs_rat", self.nb_epochs_rat, 0)
-        _at_least("loss_w_dcy", self.loss_w_dcy, 0)
-        _share("momentum", self.momentum)
+        check_one_of("schedule", self.schedule, SCHEDULES)
+        check_above("lrn_rate_init", self.lrn_rate_init, 0)
+        check_above("nb_epochs_rat", self.nb_epochs_rat, 0)
+        check_at_least("loss_w_dcy", self.loss_w_dcy, 0)
+        check_share("momentum", self.momentum)
         for name in ("batch_size_norm", "nb_iters"):
             if getattr(self, name) is not None:
-                _at_least(name, getattr(self, name), 1)
+                check_at_least(name, getattr(self, name), 1)
         if self.schedule == "constant" and self.nb_iters is None:
             raise UserError("schedule is constant and nb_iters is not given, expected a number of steps")
 
@@ -242,18 +223,14 @@ class DetectConfig:
     """How average precision is taken: ``voc07`` (11 points) or ``integral``."""
 
     def __post_init__(self) -> None:
-        _one_of("ap", self.ap, AP_FORMS)
+        check_one_of("ap", self.ap, AP_FORMS)
         for name in ("match_threshold", "neg_threshold", "select_threshold", "min_size", "nms_threshold"):
-            _within(name, getattr(self, name))
-        if self.neg_threshold > self.match_threshold:
-            raise UserError(
-                f"neg_threshold is {self.neg_threshold}, expected at most match_threshold, "
-                f"{self.match_threshold}"
-            )
+            check_within(name, getattr(self, name), 0, 1)
+        check_order("neg_threshold", self.neg_threshold, "match_threshold", self.match_threshold)
         for name in ("nms_topk", "keep_topk", "nb_iters_train", "nb_bboxs_max", "image_size_eval"):
-            _at_least(name, getattr(self, name), 1)
+            check_at_least(name, getattr(self, name), 1)
         for name in ("negative_ratio", "nb_iters_cls_wmup", "lrn_rate_min"):
-            _at_least(name, getattr(self, name), 0)
+            check_at_least(name, getattr(self, name), 0)
         bounds, rates = self.lrn_rate_dcy_bnds, self.lrn_rate_dcy_rates
         if len(rates) != len(bounds) + 1 or list(bounds) != sorted(set(bounds)):
             raise UserError(
@@ -318,20 +295,20 @@ class PruneConfig:
     """Seed of what is drawn: that of the run."""
 
     def __post_init__(self) -> None:
-        _share("prune_ratio", self.prune_ratio)
+        check_share("prune_ratio", self.prune_ratio)
         for place, ratio in enumerate(self.ratio_list or ()):
-            _share(f"ratio_list[{place}]", ratio)
-        _one_of("selection", self.selection, SELECTIONS)
-        _one_of("reconstruction", self.reconstruction, RECONSTRUCTIONS)
-        _one_of("sample_mode", self.sample_mode, SAMPLE_MODES)
-        _one_of("positions", self.positions, POSITIONS)
-        _one_of("skip_match", self.skip_match, SKIP_MATCHES)
+            check_share(f"ratio_list[{place}]", ratio)
+        check_one_of("selection", self.selection, SELECTIONS)
+        check_one_of("reconstruction", self.reconstruction, RECONSTRUCTIONS)
+        check_one_of("sample_mode", self.sample_mode, SAMPLE_MODES)
+        check_one_of("positions", self.positions, POSITIONS)
+        check_one_of("skip_match", self.skip_match, SKIP_MATCHES)
         for name in ("nb_smpls", "nb_crops_per_smpl", "batch_size", "min_channels", "round_to"):
-            _at_least(name, getattr(self, name), 1)
+            check_at_least(name, getattr(self, name), 1)
         for name in ("ista_nb_iters", "lstsq_nb_iters", "recalibrate", "loss_w_dcy"):
-            _at_least(name, getattr(self, name), 0)
+            check_at_least(name, getattr(self, name), 0)
         for name in ("ista_lrn_rate", "lstsq_lrn_rate"):
-            _above(name, getattr(self, name), 0)
+            check_above(name, getattr(self, name), 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -348,8 +325,8 @@ class DistillConfig:
     """Teacher: its folder counts, and where that holds none, the full network of save_path."""
 
     def __post_init__(self) -> None:
-        _at_least("loss_w_dst", self.loss_w_dst, 0)
-        _above("tempr_dst", self.tempr_dst, 0)
+        check_at_least("loss_w_dst", self.loss_w_dst, 0)
+        check_above("tempr_dst", self.tempr_dst, 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -405,18 +382,16 @@ class RunOptions:
     network does)."""
 
     def __post_init__(self) -> None:
-        _one_of("learner", self.learner, LEARNERS)
-        _one_of("exec_mode", self.exec_mode, EXEC_MODES)
-        _one_of("preset", self.preset, PRESETS)
-        _one_of("amp", self.amp, AMP)
-        _one_of("flops_convention", self.flops_convention, CONVENTIONS)
+        check_one_of("learner", self.learner, LEARNERS)
+        check_one_of("exec_mode", self.exec_mode, EXEC_MODES)
+        check_one_of("preset", self.preset, PRESETS)
+        check_one_of("amp", self.amp, AMP)
+        check_one_of("flops_convention", self.flops_convention, CONVENTIONS)
         for name in ("keep_last", "summ_step", "save_step"):
-            _at_least(name, getattr(self, name), 1)
+            check_at_least(name, getattr(self, name), 1)
         if self.max_steps is not None:
-            _at_least("max_steps", self.max_steps, 1)
-        kind, _, number = self.device.partition(":")
-        if kind not in ("auto", "cpu", "cuda") or (number and not number.isdigit()):
-            raise UserError(f"device is {self.device!r}, expected auto, cpu, cuda or cuda:N")
+            check_at_least("max_steps", self.max_steps, 1)
+        check_device(self.device)
 
     @property
     def prunes(self) -> bool:
@@ -444,7 +419,7 @@ class QuirkConfig:
     @classmethod
     def of(cls, preset: str) -> QuirkConfig:
         """All quirks of ``faithful`` (every one on) or ``fixed`` (every one off)."""
-        _one_of("preset", preset, PRESETS)
+        check_one_of("preset", preset, PRESETS)
         return cls(**{f.name: preset == "faithful" for f in fields(cls)})
 
 
