@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from prunelab.data.synthetic import captions, streets
+from prunelab.data.synthetic import captions, shape_classes, streets
 from prunelab.errors import UserError
 from prunelab.util import StrPath, read_json, sha256_file, write_json
 
@@ -20,6 +20,7 @@ MANIFEST = "manifest.json"
 
 _KINDS: dict[str, tuple[Callable[..., Path], int]] = {
     "captions": (captions.write, captions.VERSION),
+    "classes": (shape_classes.write_classes, shape_classes.VERSION),
     "streets": (streets.write, streets.VERSION),
 }
 
@@ -51,7 +52,7 @@ def cached(kind: str, *, cache_dir: StrPath | None = None, **params: int) -> Pat
     Several processes may ask at once: each makes its own, and the first that is ready is kept.
 
     Args:
-        kind: ``captions`` or ``streets``.
+        kind: ``captions``, ``classes`` or ``streets``.
         cache_dir: see `cache_folder`.
         params: arguments of the set's writer, e.g. ``seed=0, train=480``.
 
