@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from testing.parity import Folder, of_kind
 
 from channel_prune.cli import parse_train
 from channel_prune.config import Config
 from channel_prune.lowering import lower
 from channel_prune.schedule import iterations, learning_rate
+from testing.parity import Folder, of_kind
 
 PROGRAMS = {
     "cifar": "resnet_at_cifar10_run",
