@@ -23,7 +23,7 @@ from typing import Any, TypeVar, get_type_hints
 from channel_prune.config import LEARNERS
 from channel_prune.lowering import GROUP_OF, GROUPS, NAMES, PROGRAMS, PRUNING, Raw
 from channel_prune.options import EXPORT_FORMATS, ConvertOptions, DemoOptions, ExportOptions
-from prunelab.doors import FALSE_WORDS, TRUE_WORDS, Parser, csv, none_word, word_bool
+from prunelab.doors import FALSE_WORDS, TRUE_WORDS, Parser, check_one_of, csv, none_word, word_bool
 from prunelab.errors import UserError
 
 T = TypeVar("T")
@@ -286,12 +286,6 @@ def _read(parser: Parser, flags: Sequence[Flag], argv: Sequence[str] | None) -> 
     return vars(parser.parse_args(canonical(sys.argv[1:] if argv is None else argv, flags)))
 
 
-def _program(argv: Sequence[str] | None) -> str | None:
-    """Which of the original's programs runs: told by the name of the file that was started."""
-    stem = Path(sys.argv[0]).stem if argv is None else ""
-    return stem if stem in PROGRAMS else None
-
-
 # ---------------------------------------------------------------------------------------------------- parsers
 
 
@@ -309,6 +303,9 @@ class _Commands:
     """Print the configuration as YAML and stop."""
     model: str = ""
     """Model folder, run, or file of weights; empty: the newest tour's or run's."""
+    program: str = ""
+    """Network, data set and defaults of one of the original's programs, say resnet_at_cifar10_run; its file
+    in nets passes its own name."""
 
 
 NETWORKS = """The network and the data set are those of the program (nets/resnet_at_cifar10_run.py, ...),
@@ -317,34 +314,30 @@ other networks are as in the original. Each --flag is also -flag; a truth value 
 --flag=false."""
 
 
-def _raw(
-    command: str, summary: str, own: Sequence[str], argv: Sequence[str] | None, program: str | None
-) -> Raw:
+def _raw(command: str, summary: str, own: Sequence[str], argv: Sequence[str] | None) -> Raw:
     flags = [*config_flags(), *_own(_Commands, own)]
     parser = _parser(command, summary, flags, epilog=NETWORKS)
     typed = _read(parser, flags, argv)
-    print_config = typed.pop("print_config", False)
+    print_config, program = typed.pop("print_config", False), typed.pop("program", None)
+    if program is not None:
+        check_one_of("program", program, PROGRAMS)
     typed = {
         SECOND_NAMES.get(name, name): value
         for name, value in typed.items()
         if name not in EXTRA or name in KEPT
     }
-    return Raw(typed=typed, program=program or _program(argv), print_config=print_config)
+    return Raw(typed=typed, program=program, print_config=print_config)
 
 
-def parse_train(argv: Sequence[str] | None = None, *, program: str | None = None) -> Raw:
+def parse_train(argv: Sequence[str] | None = None) -> Raw:
     """Read the command line of ``train``, and of the original's programs.
-
-    Args:
-        argv: the words; None: those of this process, whose file name may be that of a program.
-        program: one of `PROGRAMS`.
 
     Raises:
         UserError: an unknown flag, or a value that a flag does not take.
     """
-    own = ("tour", "resume", "dry_run", "print_config")
+    own = ("program", "tour", "resume", "dry_run", "print_config")
     summary = "train, or choose channels and fine-tune; alone: the tour on generated pictures"
-    return _raw("train", summary, own, argv, program)
+    return _raw("train", summary, own, argv)
 
 
 def parse_test(argv: Sequence[str] | None = None) -> Raw:
@@ -354,7 +347,7 @@ def parse_test(argv: Sequence[str] | None = None) -> Raw:
         UserError: see `parse_train`.
     """
     summary = "evaluate a network; alone: that of the newest tour on its own pictures"
-    return _raw("test", summary, ("model", "dry_run", "print_config"), argv, None)
+    return _raw("test", summary, ("model", "program", "dry_run", "print_config"), argv)
 
 
 def parse_prune(argv: Sequence[str] | None = None) -> Raw:
@@ -363,9 +356,9 @@ def parse_prune(argv: Sequence[str] | None = None) -> Raw:
     Raises:
         UserError: see `parse_train`.
     """
-    own = ("model", "resume", "dry_run", "print_config")
+    own = ("model", "program", "resume", "dry_run", "print_config")
     summary = "choose channels of a trained network and make it slim, without training it"
-    return _raw("prune", summary, own, argv, None)
+    return _raw("prune", summary, own, argv)
 
 
 def _options(cls: type[T], parser: Parser, flags: Sequence[Flag], argv: Sequence[str] | None) -> T:

@@ -1,0 +1,6 @@
+"""The original's export tool, under its file name: ``export``, which writes ONNX, no GraphDef and no TFLite."""
+
+from channel_prune.export import main
+
+if __name__ == "__main__":
+    main()
