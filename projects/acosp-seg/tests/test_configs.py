@@ -26,7 +26,7 @@ from acosp_seg.lowering import ALIASES, GROUP_OF, GROUPS, Raw, lower, lower_cifa
 from acosp_seg.model import build
 from acosp_seg.options import StudyOptions
 from prunelab.config import from_plain, to_plain, yaml_text
-from prunelab.doors import apply_pairs, read_sections, read_yaml
+from prunelab.doors import apply_pairs, field_docs, read_sections, read_yaml
 from prunelab.errors import UserError
 from testing.parity import Folder, of_kind
 
@@ -364,7 +364,7 @@ def test_every_field_has_a_docstring_and_a_name_of_its_own() -> None:
     for node in ast.parse(inspect.getsource(config_module)).body:
         if isinstance(node, ast.ClassDef):
             cls = getattr(config_module, node.name)
-            assert set(cli.docs_of(cls)) == {f.name for f in fields(cls)}
+            assert set(field_docs(cls)) == {f.name for f in fields(cls)}
 
 
 SOME = {

@@ -252,7 +252,7 @@ def test_every_prefix_resolves_to_the_flag_that_it_did(
             value = known[meant]
             words = [prefix] if value is None else [prefix, value]
             assert getattr(plain.parse_args(words), meant) not in (None, False)
-            assert set(cli._typed(ours.parse_args(words))) - {"traceback", "pairs"} == {meant}, prefix
+            assert set(vars(ours.parse_args(words))) - {"pairs"} == {meant}, prefix
             tried += 1
     assert tried > 5 * len(known)
 

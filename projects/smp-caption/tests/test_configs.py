@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prunelab.config import from_plain, to_plain, yaml_text
-from prunelab.doors import read_yaml
+from prunelab.doors import field_docs, read_yaml
 from prunelab.errors import UserError
 from smp_caption import cli
 from smp_caption import config as config_module
@@ -147,7 +147,7 @@ def test_every_field_has_a_docstring() -> None:
     tree = ast.parse(inspect.getsource(config_module))
     for node in tree.body:
         if isinstance(node, ast.ClassDef):
-            assert set(cli.docs_of(getattr(config_module, node.name))) == {
+            assert set(field_docs(getattr(config_module, node.name))) == {
                 f.name for f in fields(getattr(config_module, node.name))
             }
 

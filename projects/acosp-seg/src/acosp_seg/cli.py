@@ -6,14 +6,8 @@ A parser here knows no default: it tells what was typed, and `acosp_seg.lowering
 from __future__ import annotations
 
 import argparse
-import ast
-import inspect
-import sys
-from collections.abc import Callable, Sequence
-from dataclasses import MISSING, fields
-from functools import cache
-from importlib import metadata
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
 from acosp_seg.config import AMP, PRESETS
 from acosp_seg.lowering import CIFAR10, CIFAR10_FLAGS, GROUPS, Raw
@@ -27,13 +21,17 @@ from acosp_seg.options import (
     PrepareOptions,
     StudyOptions,
 )
-from prunelab.doors import Parser, word_bool
+from prunelab.doors import (
+    Flags,
+    Parser,
+    add_own_flags,
+    command_parser,
+    field_docs,
+    typed_flags,
+    typed_options,
+    word_bool,
+)
 from prunelab.errors import UserError
-
-T = TypeVar("T")
-Reader = Callable[[str], Any]
-Flags = dict[str, Reader | Sequence[str]]
-Docs = dict[str, str]
 
 CIFAR10_ORDER = ("save_dir", "gpu", "lr", "batch_size", "epochs", "sparsity", "pruner_ending_epoch")
 """The CIFAR-10 program's arguments in the order in which they may stand without their names."""
@@ -52,57 +50,8 @@ _MACHINE: Flags = {
 """Flags that training and testing share; ``max_steps`` is typed ``--max-steps``."""
 
 
-@cache
-def docs_of(cls: type) -> Docs:
-    """The docstring of every field of a dataclass, with its default, for ``--help``."""
-    body = ast.parse(inspect.getsource(cls)).body[0]
-    assert isinstance(body, ast.ClassDef)
-    defaults = {f.name: f.default for f in fields(cls)}
-    found = {}
-    for statement, doc in zip(body.body, body.body[1:], strict=False):
-        match statement, doc:
-            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
-                default = "" if defaults[name] is MISSING else f" (default: {defaults[name]!r})"
-                words = " ".join(text.split()).replace("``", "").replace("`", "")
-                found[name] = (words + default).replace("%", "%%")
-    return found
-
-
-def version() -> str:
-    """The version of this distribution; ``unknown`` where its sources run without being installed."""
-    try:
-        return metadata.version("acosp-seg")
-    except metadata.PackageNotFoundError:
-        return "unknown"
-
-
 def _parser(command: str, summary: str, **options: Any) -> Parser:
-    parser = Parser(
-        f"acosp-seg {command}", summary, version=version(), argument_default=argparse.SUPPRESS, **options
-    )
-    # Taken off the command line by `prunelab.errors.entry` before a parser sees it.
-    parser.add_own_argument("--traceback", action="store_true", help="show where an error comes from")
-    return parser
-
-
-def _own(parser: Parser, docs: Docs, flags: Flags) -> None:
-    """Add flags of ours: ``max_steps`` is typed ``--max-steps``."""
-    for name, kind in flags.items():
-        flag, doc = f"--{name.replace('_', '-')}", docs.get(name)
-        if kind is bool:
-            parser.add_own_argument(flag, action="store_true", help=doc)
-        elif callable(kind):
-            parser.add_own_argument(flag, type=kind, help=doc, metavar=_metavar(kind))
-        else:
-            parser.add_own_argument(flag, choices=kind, help=doc)
-
-
-def _metavar(kind: Reader) -> str:
-    return {int: "N", float: "X", word_bool: "true|false"}.get(kind, "TEXT")
-
-
-def _read(parser: Parser, argv: Sequence[str] | None) -> dict[str, Any]:
-    return vars(parser.parse_args(sys.argv[1:] if argv is None else argv))
+    return command_parser("acosp-seg", command, summary, **options)
 
 
 def _keys() -> str:
@@ -110,7 +59,7 @@ def _keys() -> str:
     lines = ["keys of KEY VALUE (those of the original's files too: save_path is output, manual_seed seed):"]
     for group, cls in GROUPS.items():
         lines += ["", f"  {group}:"]
-        lines += [f"    {name:24} {doc.replace('%%', '%')}" for name, doc in docs_of(cls).items()]
+        lines += [f"    {name:24} {doc.replace('%%', '%')}" for name, doc in field_docs(cls).items()]
     return "\n".join(lines)
 
 
@@ -119,12 +68,12 @@ def _config_parser(command: str, summary: str, own: Flags) -> Parser:
     parser.add_argument(
         "--config", metavar="FILE", help="YAML file (default with KEY VALUE alone: ADE20K PSPNet-50)"
     )
-    docs = {name: doc for cls in GROUPS.values() for name, doc in docs_of(cls).items()}
+    docs = {name: doc for cls in GROUPS.values() for name, doc in field_docs(cls).items()}
     docs |= {
         "print_config": "print the configuration as YAML and stop",
         "model": "checkpoint of the original or of ours: a file or a folder (default: the file's model_path)",
     }
-    _own(parser, docs, own | _MACHINE)
+    add_own_flags(parser, own | _MACHINE, docs)
     parser.add_pairs()
     return parser
 
@@ -146,7 +95,7 @@ def parse_train(argv: Sequence[str] | None = None) -> Raw:
     """
     own: Flags = {"tour": bool, "resume": bool, "output": str, "seed": int, "slim_after_pruning": bool}
     summary = "train a network, dense or pruned; alone: the tour on embedded data"
-    return _raw(_read(_config_parser("train", summary, own), argv))
+    return _raw(typed_flags(_config_parser("train", summary, own), argv))
 
 
 def parse_test(argv: Sequence[str] | None = None) -> Raw:
@@ -157,7 +106,7 @@ def parse_test(argv: Sequence[str] | None = None) -> Raw:
     """
     own: Flags = {"model": str, "output": str, "seed": int}
     summary = "predict whole pictures and score them; alone: the newest run's own data"
-    return _raw(_read(_config_parser("test", summary, own), argv))
+    return _raw(typed_flags(_config_parser("test", summary, own), argv))
 
 
 def parse_train_cifar10(argv: Sequence[str] | None = None) -> Raw:
@@ -167,7 +116,7 @@ def parse_train_cifar10(argv: Sequence[str] | None = None) -> Raw:
         UserError: see `parse_train`; a value that is given twice.
     """
     parser = _parser("train_cifar10", "train a ResNet-18 on CIFAR-10, dense or pruned")
-    docs = {name: doc for cls in GROUPS.values() for name, doc in docs_of(cls).items()}
+    docs = {name: doc for cls in GROUPS.values() for name, doc in field_docs(cls).items()}
     kinds = {"save_dir": str, "lr": float, "sparsity": float}
     for name in CIFAR10_ORDER:
         field_name = CIFAR10_FLAGS.get(name, name)
@@ -183,8 +132,8 @@ def parse_train_cifar10(argv: Sequence[str] | None = None) -> Raw:
     parser.add_argument("values", nargs="*", metavar="VALUE", help=f"values of {', '.join(CIFAR10_ORDER)}")
     docs["print_config"] = "print the configuration as YAML and stop"
     more: Flags = {"workers": int, "data_root": str, "slim_after_pruning": bool}
-    _own(parser, docs, {"resume": bool, "output": str, "seed": int} | more | _MACHINE)
-    typed = _read(parser, argv)
+    add_own_flags(parser, {"resume": bool, "output": str, "seed": int} | more | _MACHINE, docs)
+    typed = typed_flags(parser, argv)
     values = typed.pop("values", [])
     if len(values) > len(CIFAR10_ORDER):
         raise UserError(f"train_cifar10: unexpected argument {values[len(CIFAR10_ORDER)]!r}")
@@ -198,85 +147,83 @@ def parse_train_cifar10(argv: Sequence[str] | None = None) -> Raw:
     return Raw(print_config=typed.pop("print_config", False), typed=typed)
 
 
-def _options(cls: type[T], parser: Parser, argv: Sequence[str] | None) -> T:
-    typed = _read(parser, argv)
-    return cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in typed.items()})
-
-
 def parse_compare(argv: Sequence[str] | None = None) -> tuple[Raw, CompareOptions]:
     """Read the command line of ``compare``: that of ``test``, with ``--models`` and ``--json``.
 
     Raises:
         UserError: see `parse_train`; no models.
     """
-    docs = docs_of(CompareOptions)
+    docs = field_docs(CompareOptions)
     parser = _config_parser("compare", "networks side by side: scores, cost, size, time", {})
     parser.add_own_argument("--models", nargs="+", metavar="NAME=PLACE", help=docs["models"])
-    _own(parser, docs, {"json": str, "figure": str})
-    typed = _read(parser, argv)
+    add_own_flags(parser, {"json": str, "figure": str}, docs)
+    typed = typed_flags(parser, argv)
     own = {name: typed.pop(name) for name in ("models", "json", "figure") if name in typed}
     return _raw(typed), CompareOptions(**{**own, "models": tuple(own.get("models", ()))})
 
 
 def parse_demo(argv: Sequence[str] | None = None) -> DemoOptions:
     """Read the command line of ``demo``: pictures, or ``--config`` and ``--image-dir`` as in the original."""
-    parser, docs = _parser("demo", "segment pictures and paint the classes over them"), docs_of(DemoOptions)
+    parser, docs = (
+        _parser("demo", "segment pictures and paint the classes over them"),
+        field_docs(DemoOptions),
+    )
     parser.add_argument("--config", dest="config_file", metavar="FILE", help=docs["config_file"])
     parser.add_argument("--image-dir", metavar="PATTERN", help=docs["image_dir"])
     parser.add_argument(
         "words", nargs="*", metavar="FILE", help=f"{docs['files']} With --config: KEY VALUE pairs."
     )
     flags: Flags = {"model": str, "output": str, "opacity": float, "preset": PRESETS, "device": str}
-    _own(parser, docs, flags | {"dry_run": bool})
-    typed = _read(parser, argv)
+    add_own_flags(parser, flags | {"dry_run": bool}, docs)
+    typed = typed_flags(parser, argv)
     typed["overrides" if "config_file" in typed else "files"] = tuple(typed.pop("words", ()))
     return DemoOptions(**typed)
 
 
 def parse_prepare(argv: Sequence[str] | None = None) -> PrepareOptions:
     """Read the command line of ``prepare``."""
-    parser, docs = _parser("prepare", "make list files and labels of a data set"), docs_of(PrepareOptions)
+    parser, docs = _parser("prepare", "make list files and labels of a data set"), field_docs(PrepareOptions)
     parser.add_argument("dataset", metavar="DATASET", help=docs["dataset"])
     parser.add_argument("source", nargs="?", metavar="SOURCE", help=docs["source"])
     parser.add_argument("output", nargs="?", metavar="OUTPUT", help=docs["output"])
     flags: Flags = {"source": str, "output": str, "val_share": float, "check": bool, "limit": int}
-    _own(parser, docs, flags | {"ignore_label": int, "dry_run": bool})
-    return _options(PrepareOptions, parser, argv)
+    add_own_flags(parser, flags | {"ignore_label": int, "dry_run": bool}, docs)
+    return typed_options(PrepareOptions, parser, argv)
 
 
 def parse_convert_cityscapes(argv: Sequence[str] | None = None) -> CityscapesOptions:
     """Read the command line of the original's ``convert_cityscapes``."""
     parser = _parser("convert_cityscapes", "label ids of Cityscapes into training ids, or back")
-    docs = docs_of(CityscapesOptions)
+    docs = field_docs(CityscapesOptions)
     for name in ("input_dir", "output_dir"):
         parser.add_argument(f"--{name}", required=True, metavar="DIR", help=docs[name])
     parser.add_argument("--to_19", type=word_bool, metavar="true|false", help=docs["to_19"])
     parser.add_argument("--img_postfix", metavar="TEXT", help=docs["img_postfix"])
-    _own(parser, docs, {"dry_run": bool})
-    return _options(CityscapesOptions, parser, argv)
+    add_own_flags(parser, {"dry_run": bool}, docs)
+    return typed_options(CityscapesOptions, parser, argv)
 
 
 def parse_convert(argv: Sequence[str] | None = None) -> ConvertOptions:
     """Read the command line of ``convert``."""
-    parser, docs = _parser("convert", "read a published file of weights"), docs_of(ConvertOptions)
+    parser, docs = _parser("convert", "read a published file of weights"), field_docs(ConvertOptions)
     parser.add_argument("source", metavar="SRC", help=docs["source"])
     parser.add_argument("destination", metavar="DST", help=docs["destination"])
     parser.add_own_argument("--config", dest="config_file", metavar="FILE", help=docs["config_file"])
-    _own(parser, docs, {"dry_run": bool})
-    return _options(ConvertOptions, parser, argv)
+    add_own_flags(parser, {"dry_run": bool}, docs)
+    return typed_options(ConvertOptions, parser, argv)
 
 
 def parse_export(argv: Sequence[str] | None = None) -> ExportOptions:
     """Read the command line of ``export``."""
-    parser, docs = _parser("export", "write a model in another format"), docs_of(ExportOptions)
+    parser, docs = _parser("export", "write a model in another format"), field_docs(ExportOptions)
     parser.add_argument("model", metavar="MODEL", help=docs["model"])
     flags: Flags = {"format": EXPORT_FORMATS, "output": str, "height": int, "width": int, "dry_run": bool}
-    _own(parser, docs, flags)
-    return _options(ExportOptions, parser, argv)
+    add_own_flags(parser, flags, docs)
+    return typed_options(ExportOptions, parser, argv)
 
 
 def parse_create_study(argv: Sequence[str] | None = None) -> StudyOptions:
     """Read the command line of ``create_study``."""
-    parser, docs = _parser("create_study", "write the 75 files of the CamVid study"), docs_of(StudyOptions)
-    _own(parser, docs, {"template": str, "output": str, "name": str, "dry_run": bool})
-    return _options(StudyOptions, parser, argv)
+    parser, docs = _parser("create_study", "write the 75 files of the CamVid study"), field_docs(StudyOptions)
+    add_own_flags(parser, {"template": str, "output": str, "name": str, "dry_run": bool}, docs)
+    return typed_options(StudyOptions, parser, argv)

@@ -12,6 +12,16 @@ from prunelab.doors.checks import (
     check_share,
     check_within,
 )
+from prunelab.doors.commands import (
+    Flags,
+    add_flags,
+    add_own_flags,
+    command_parser,
+    field_docs,
+    installed_version,
+    typed_flags,
+    typed_options,
+)
 from prunelab.doors.files import YAML_FLOAT, YamlLoader, apply_pairs, read_sections, read_yaml
 from prunelab.doors.names import did_you_mean, nearest
 from prunelab.doors.parser import Parser
@@ -36,8 +46,11 @@ __all__ = [
     "NONE_WORDS",
     "TRUE_WORDS",
     "YAML_FLOAT",
+    "Flags",
     "Parser",
     "YamlLoader",
+    "add_flags",
+    "add_own_flags",
     "apply_pairs",
     "bracket_list",
     "check_above",
@@ -47,9 +60,12 @@ __all__ = [
     "check_order",
     "check_share",
     "check_within",
+    "command_parser",
     "csv",
     "did_you_mean",
+    "field_docs",
     "fraction",
+    "installed_version",
     "natural_int",
     "nearest",
     "none_word",
@@ -59,5 +75,7 @@ __all__ = [
     "read_sections",
     "read_yaml",
     "tuple_literal",
+    "typed_flags",
+    "typed_options",
     "word_bool",
 ]
