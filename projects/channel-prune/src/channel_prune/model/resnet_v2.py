@@ -159,5 +159,13 @@ def resnet_v2(cfg: NetConfig) -> ResNetV2:
 
 
 def tiny(cfg: NetConfig) -> ResNetV2:
-    """A network for trying things out: depth 8, half of ResNet-20's width."""
-    return ResNetV2((1, 1, 1), max(1, 8 // cfg.width_divisor), cfg.nb_classes, bottleneck=False, large=False)
+    """A network for trying things out: depth 8, half of ResNet-20's width, and batch norms that follow faster.
+
+    With the momentum of the original, running statistics need a thousand steps to forget where they began.
+    """
+    width = max(1, 8 // cfg.width_divisor)
+    model = ResNetV2((1, 1, 1), width, cfg.nb_classes, bottleneck=False, large=False)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 0.1
+    return model
