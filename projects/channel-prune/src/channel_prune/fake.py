@@ -1,0 +1,56 @@
+"""``--fake-data``: a small generated data set in the real layout, to try a configuration without its data.
+
+Pictures show shapes, so that a network can learn something; classes are as many as the configuration's.
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+from PIL import Image
+
+from channel_prune.config import Config
+from prunelab.data.synthetic.shape_classes import CLASSES, make_picture, write_classes
+from prunelab.util import atomic_folder
+
+EVALUATED = 10
+"""Pictures to evaluate."""
+LARGEST = 128
+"""Longest side of a generated picture in a folder of classes."""
+
+
+def write_fake_data(folder: Path, cfg: Config) -> Path:
+    """Write the data set into ``folder``, replacing what is there, and return it.
+
+    There are two training batches, or a training picture for each class if that is more.
+    """
+    train = max(2 * cfg.data.batch_size, cfg.net.nb_classes)
+    with atomic_folder(folder) as place:
+        if cfg.data.dataset == "cifar10":
+            write_classes(place, seed=cfg.run.seed, train=train, test=EVALUATED)
+        else:
+            _write_folders(place / "train", cfg, train)
+            _write_folders(place / "val", cfg, EVALUATED)
+    return folder
+
+
+def class_folder(number: int) -> str:
+    """Name of a generated folder of a class: like a synset's of ILSVRC-12."""
+    return f"n{number:08d}"
+
+
+def _write_folders(place: Path, cfg: Config, count: int) -> None:
+    """Write pictures class by class; there may be 1000, so the same few pictures come again and again."""
+    classes = cfg.net.nb_classes - cfg.data.label_offset
+    side = min(cfg.net.image_size * 9 // 8, LARGEST)
+    files = []
+    for number in range(len(CLASSES)):
+        image = make_picture(cfg.run.seed, number, side=side)[: side - (number % 3) * side // 8]
+        file = io.BytesIO()
+        Image.fromarray(image).save(file, "JPEG")
+        files.append(file.getvalue())
+    for number in range(count):
+        folder = place / class_folder(number % classes)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{number:06d}.JPEG").write_bytes(files[number % classes % len(files)])
