@@ -116,9 +116,9 @@ def test_figures_depend_on_the_number_of_classes() -> None:
 
 def test_decay_counts_what_the_configuration_says() -> None:
     net = network()
-    kernels = sum(float(net[i].weight.square().sum()) for i in (0, 3, 6))
-    biases = sum(float(net[i].bias.square().sum()) for i in (3, 6))
-    norm = float(net[1].weight.square().sum())
+    kernels = sum(float(net[i].weight.detach().square().sum()) for i in (0, 3, 6))
+    biases = sum(float(net[i].bias.detach().square().sum()) for i in (3, 6))
+    norm = float(net[1].weight.detach().square().sum())
     found = float(steps.decay(steps.make_optimizer(net, OPTIM)))
     assert found == pytest.approx(0.005 * (kernels + biases))
     every = OptimConfig(loss_w_dcy=0.01, decay_norms=True)
