@@ -1,6 +1,7 @@
-"""What predictions are worth: segmentation, classification, running means."""
+"""What predictions are worth: segmentation, classification, detection, running means."""
 
 from prunelab.metrics.classification import ClassificationMeter
+from prunelab.metrics.detection import DetectionScores, VocDetectionMeter
 from prunelab.metrics.meter import AverageMeter
 from prunelab.metrics.segmentation import (
     Areas,
@@ -16,8 +17,10 @@ __all__ = [
     "Areas",
     "AverageMeter",
     "ClassificationMeter",
+    "DetectionScores",
     "Scores",
     "SegmentationMeter",
+    "VocDetectionMeter",
     "areas",
     "areas_closed_bin",
     "areas_histc",
