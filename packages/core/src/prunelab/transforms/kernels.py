@@ -135,12 +135,21 @@ def shifted_thumbnails(images, places, tops, lefts, flips, table, border, out): 
     """
     _, height, width, colours = images.shape
     for b in range(len(places)):
-        image, to = images[places[b]], out[b]
-        top, left, flip = tops[b], lefts[b], flips[b]
-        for y in range(height):
-            row = y + top
-            for x in range(width):
-                column = (width - 1 - x if flip else x) + left
-                inside = 0 <= row < height and 0 <= column < width
-                for c in range(colours):
-                    to[c, y, x] = table[c, image[row, column, c]] if inside else border[c]
+        image, top, left, flip = images[places[b]], tops[b], lefts[b], flips[b]
+        # columns of the result from `start` to `end` show the picture; `step` is how they walk through it
+        first = width - 1 + left if flip else left
+        step = -1 if flip else 1
+        begin, last = (first - width + 1, first) if flip else (-first, width - 1 - first)
+        start, end = min(max(begin, 0), width), max(min(last + 1, width), 0)
+        for c in range(colours):
+            values, outside = table[c], border[c]
+            for y in range(height):
+                to, row = out[b, c, y], y + top
+                if row < 0 or row >= height or start >= end:
+                    to[:] = outside
+                    continue
+                to[:start] = outside
+                line = image[row]
+                for x in range(start, end):
+                    to[x] = values[line[first + step * x, c]]
+                to[end:] = outside
