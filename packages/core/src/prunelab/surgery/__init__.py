@@ -2,10 +2,11 @@
 
 from prunelab.surgery.channels import Channels
 from prunelab.surgery.compact import compact
-from prunelab.surgery.graph import Graph, Node, channel_mask, trace
+from prunelab.surgery.graph import Graph, Node, channel_mask
 from prunelab.surgery.keep import Structure, resize
 from prunelab.surgery.program import Program
 from prunelab.surgery.shrink import Keep, Shrunk, shrink
+from prunelab.surgery.tracing import trace
 
 __all__ = [
     "Channels",

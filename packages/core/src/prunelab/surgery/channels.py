@@ -27,6 +27,8 @@ PASSING = frozenset(
         "adaptive_max",
         "mean",
         "resize",
+        "slice",
+        "unflatten",
         "indices",
     }
 )
@@ -57,6 +59,7 @@ class Channels:
             self._raw[node.name] = self._visit(node)
         for name in graph.outputs:
             self._fix(self._raw[name])
+        self._fix_shared()
         self.fixed = {self._root(channel) for channel in self.fixed}
         self._ids = {
             name: torch.tensor([self._root(c) for c in raw], dtype=torch.long)
@@ -112,6 +115,14 @@ class Channels:
     def _fix(self, channels: Iterable[int]) -> None:
         self.fixed.update(channels)
 
+    def _fix_shared(self) -> None:
+        """A layer whose weight is used in another way as well, which is not understood, stays whole."""
+        for node in self.graph.nodes.values():
+            owner = (node.module or "").rpartition(".")[0]
+            if node.kind == "opaque" and not node.inputs and owner in self._made:
+                for channels in self._made[owner]:
+                    self._fix(channels)
+
     def _visit(self, node: Node) -> list[int]:
         sources = [self._raw[name] for name in node.inputs]
         if node.kind in MAKING:
@@ -123,8 +134,15 @@ class Channels:
                 source = self.graph.nodes[node.inputs[0]]
                 each = node.channels // source.channels  # features a channel
                 return [channel for channel in sources[0] for _ in range(each)]
-            case "add" | "mul":
+            case "add" | "mul" | "expand":
                 return self._meet(sources)
+            case "pad":
+                before, behind = (self._new(count) for count in node.options["channels"])
+                self._fix(before + behind)
+                return before + sources[0] + behind
+            case "select":  # the code says by number which ones
+                self._fix(sources[0])
+                return [sources[0][place] for place in node.options["places"]]
             case "cat":
                 return [channel for source in sources for channel in source]
             case "unpool":

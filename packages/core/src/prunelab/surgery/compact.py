@@ -20,8 +20,9 @@ from torch import Tensor, nn
 
 from prunelab.surgery.channels import MAKING, Channels
 from prunelab.surgery.constants import find_constants, scale_and_shift
-from prunelab.surgery.graph import Graph, MaskOf, Node, channel_mask, trace, unknown
+from prunelab.surgery.graph import Graph, MaskOf, Node, channel_mask, unknown
 from prunelab.surgery.program import Program, Step
+from prunelab.surgery.tracing import trace
 
 FOLDED = ("scale", "norm")
 """Kinds that go into the layer before them."""
@@ -221,7 +222,7 @@ class _Lowering:
         weight, border, bias = weight[rows], border[rows], bias[rows]
         if groups > 1 and groups == len(read.place):
             groups = read.width  # depthwise
-        if node.kind == "linear" or (not _padded(module) and node.kind == "conv"):
+        if node.kind == "linear" or (node.kind == "conv" and not any(_padding(self.graph, node))):
             bias = bias + border.flatten(1).sum(1)
             border = torch.zeros_like(border)
         self._emit(node, end, name, weight, border, bias, groups)
@@ -236,16 +237,15 @@ class _Lowering:
             border = border.transpose(0, 1)
         options: dict[str, Any] = {"weight": list(weight.shape), "bias": bool(bias.any())}
         if node.kind != "linear":
-            module = self.graph.module(node)
             options |= {
                 "border": bool(border.any()),
-                "stride": list(module.stride),
-                "padding": list(_padding(self.graph, node)),
-                "dilation": list(module.dilation),
+                "stride": _pair(node.options["stride"]),
+                "padding": _padding(self.graph, node),
+                "dilation": _pair(node.options["dilation"]),
                 "groups": groups,
             }
             if node.kind == "deconv":
-                options["output_padding"] = list(module.output_padding)
+                options["output_padding"] = _pair(node.options["output_padding"])
             if options["border"]:
                 self.weights[f"{end.name}.border"] = border
         if options["bias"]:
@@ -356,24 +356,20 @@ def _pair(value: Any) -> list[int]:
     return list(value) if isinstance(value, list | tuple) else [value, value]
 
 
-def _padding(graph: Graph, node: Node) -> tuple[int, ...]:
+def _padding(graph: Graph, node: Node) -> list[int]:
     """Rows and columns of zeros that a convolution puts around its input."""
-    module = graph.module(node)
-    if module.padding_mode != "zeros":
-        raise unknown(graph, node, f"its padding_mode is {module.padding_mode!r}, expected 'zeros'")
-    if module.padding == "valid":
-        return (0, 0)
-    if module.padding == "same":
-        reach = [d * (k - 1) for d, k in zip(module.dilation, module.kernel_size, strict=True)]
+    options = node.options
+    if options["padding_mode"] != "zeros":
+        raise unknown(graph, node, f"its padding_mode is {options['padding_mode']!r}, expected 'zeros'")
+    if options["padding"] == "valid":
+        return [0, 0]
+    if options["padding"] == "same":
+        kernel = graph.module(node).kernel_size
+        reach = [d * (k - 1) for d, k in zip(_pair(options["dilation"]), kernel, strict=True)]
         if any(each % 2 for each in reach):
             raise unknown(graph, node, "its padding is 'same' with a kernel that has no middle")
-        return tuple(each // 2 for each in reach)
-    return tuple(module.padding)
-
-
-def _padded(module: nn.Module) -> bool:
-    padding: Any = getattr(module, "padding", 0)
-    return padding == "same" or (not isinstance(padding, str) and any(padding))
+        return [each // 2 for each in reach]
+    return _pair(options["padding"])
 
 
 def _folded(graph: Graph, chain: list[Node]) -> tuple[Tensor, Tensor]:

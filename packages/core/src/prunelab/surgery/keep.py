@@ -12,10 +12,11 @@ A structure says for each module what is left of it::
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any, TypeAlias
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from prunelab.errors import UserError
@@ -28,41 +29,36 @@ Structure: TypeAlias = dict[str, Kept]
 """By the module's path."""
 
 
-class SelectConv2d(nn.Conv2d):
-    """A convolution that reads some of the channels that arrive, those at ``select``."""
+def take_channels(x: Tensor, index: Tensor) -> Tensor:
+    """``x.index_select(1, index)``; with channels last it stays so, and is several times as fast.
+
+    Args:
+        x: (B, C, ...).
+        index: Channels (K,).
+    """
+    recorded = torch.compiler.is_compiling() or torch.jit.is_tracing() or isinstance(x, fx.Proxy)
+    if recorded or x.dim() != 4 or not x.is_contiguous(memory_format=torch.channels_last):
+        return x.index_select(1, index)
+    rows = x.permute(0, 2, 3, 1)  # (B, H, W, C)
+    taken = rows.reshape(-1, x.shape[1]).index_select(1, index)  # (B H W, K)
+    return taken.view(*rows.shape[:3], -1).permute(0, 3, 1, 2)
+
+
+class Selecting:
+    """Put before a layer's class: it reads some of the channels that arrive, those at ``select``."""
 
     select: Tensor
 
-    def forward(self, input: Tensor) -> Tensor:
-        """Read the channels at ``select``, then convolve."""
-        return super().forward(input.index_select(1, self.select))
+    def forward(self, input: Tensor, *rest: Any) -> Tensor:
+        """Read the channels at ``select``, then do what the layer does."""
+        layer: Any = super()
+        return layer.forward(take_channels(input, self.select), *rest)
 
 
-class SelectConvTranspose2d(nn.ConvTranspose2d):
-    """A transposed convolution that reads some of the channels that arrive, those at ``select``."""
-
-    select: Tensor
-
-    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
-        """Read the channels at ``select``, then convolve."""
-        return super().forward(input.index_select(1, self.select), output_size)
-
-
-class SelectLinear(nn.Linear):
-    """A linear layer that reads some of the features that arrive, those at ``select``."""
-
-    select: Tensor
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Read the features at ``select``, then multiply."""
-        return super().forward(input.index_select(1, self.select))
-
-
-_SELECTING: dict[type[nn.Module], type[nn.Module]] = {
-    nn.Conv2d: SelectConv2d,
-    nn.ConvTranspose2d: SelectConvTranspose2d,
-    nn.Linear: SelectLinear,
-}
+@cache
+def _selecting(layer: type[nn.Module]) -> type[nn.Module]:
+    """The class of layers that do what ``layer`` does with some of the channels."""
+    return type(f"Select{layer.__name__}", (Selecting, layer), {"__module__": __name__})
 
 
 def resize(model: nn.Module, structure: Mapping[str, Mapping[str, Sequence[int]]]) -> nn.Module:
@@ -109,7 +105,7 @@ def _resize_module(path: str, module: nn.Module, kept: Kept) -> None:
             weight: Any = module.weight
             weight.index_fill_(axis, torch.tensor(kept["zero"], device=weight.device), 0)
     if "select" in kept:
-        _select(path, module, kept["select"])
+        _select(module, kept["select"])
 
 
 def _widths(module: nn.Module) -> dict[str, int]:
@@ -155,11 +151,12 @@ def _slice(module: nn.Module, name: str, axis: int, places: Sequence[int] | None
     setattr(module, name, new)
 
 
-def _select(path: str, module: nn.Module, places: Sequence[int]) -> None:
-    """Let a module read some of the channels that arrive."""
-    base = next((base for base in _SELECTING if isinstance(module, base)), None)
-    if base is None or type(module).forward is not base.forward:
-        raise UserError(f"{path}: a {type(module).__name__} cannot read a part of its input's channels")
-    module.__class__ = _SELECTING[base]
+def _select(module: nn.Module, places: Sequence[int]) -> None:
+    """Let a layer read some of the channels that arrive."""
     weight: Any = module.weight
-    module.register_buffer("select", torch.tensor(places, dtype=torch.long, device=weight.device))
+    chosen = torch.tensor(places, dtype=torch.long, device=weight.device)
+    if isinstance(module, Selecting):
+        chosen = module.select[chosen]
+    else:
+        module.__class__ = _selecting(type(module))
+    module.register_buffer("select", chosen)

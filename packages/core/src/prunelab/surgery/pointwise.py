@@ -98,6 +98,8 @@ def pointwise_call(call: fx.Node) -> dict[str, Any] | None:
         name = stem if stem in _METHODS else None
     else:
         name = _CALLS.get(call.target)
+    if call.op == "call_method" and call.target == "clone":  # a tensor of its own, which may change alone
+        return {"function": "mul", "arguments": [1], "keywords": {}, "inplace": False}
     if name is None or len(call.all_input_nodes) != 1:
         return None
     first, *rest = call.args

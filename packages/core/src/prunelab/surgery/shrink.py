@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from prunelab.errors import UserError
 from prunelab.surgery.channels import MAKING, Channels
-from prunelab.surgery.graph import Graph, MaskOf, Node, channel_mask, trace
+from prunelab.surgery.graph import Graph, MaskOf, Node, channel_mask
 from prunelab.surgery.keep import Kept, Structure, resize
+from prunelab.surgery.tracing import trace
 
 Keep = Mapping[str, Mapping[str, Sequence[int]]]
 """By a layer's path: ``{"in": [...]}``, the channels it reads (its other weight columns count as zero), or
