@@ -1,7 +1,7 @@
 """The command lines: the original's flags as absl reads them, ours beside them, and what was typed as data.
 
 A flag is ``--flag=value``, ``--flag value`` or ``-flag=value``; a truth value is also ``--flag`` or
-``--noflag``.
+``--noflag``. Parts of names are no flags.
 A parser here knows no default: it tells what was typed, and `channel_prune.lowering` knows the rest.
 """
 
@@ -226,7 +226,12 @@ def _own(cls: type, names: Sequence[str]) -> tuple[Flag, ...]:
 
 def _parser(command: str, summary: str, flags: Sequence[Flag], **options: Any) -> Parser:
     parser = Parser(
-        f"channel-prune {command}", summary, version=version(), argument_default=argparse.SUPPRESS, **options
+        f"channel-prune {command}",
+        summary,
+        version=version(),
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+        **options,
     )
     # Taken off the command line by `prunelab.errors.entry` before a parser sees it.
     parser.add_own_argument("--traceback", action="store_true", help="show where an error comes from")

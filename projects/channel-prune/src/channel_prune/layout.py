@@ -74,12 +74,13 @@ def place(path: str | Path) -> Path:
     """The place that a path of the original means, say ``./models/model.ckpt``: the folder ``./models``.
 
     What exists means itself: a file of weights, or one of our folders. A relative path starts in
-    PRUNELAB_RUNS where that is set.
+    PRUNELAB_RUNS where that is set, unless it exists in the working folder alone.
     """
     found = Path(path)
-    if not found.is_absolute() and not found.exists() and os.environ.get("PRUNELAB_RUNS"):
-        found = runs_root() / found
-    return found.parent if ".ckpt" in found.name and not found.exists() else found
+    roots = [runs_root(), Path()] if os.environ.get("PRUNELAB_RUNS") else [Path()]
+    folder = found.parent if ".ckpt" in found.name else found
+    spots = [root / part for part in (found, folder) for root in roots]  # an absolute part has no root
+    return next((spot for spot in spots if spot.exists()), roots[0] / folder)
 
 
 def run_folder(cfg: Config) -> Path:

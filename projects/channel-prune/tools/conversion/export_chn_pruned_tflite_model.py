@@ -1,4 +1,4 @@
-"""The original's export tool, under its file name: ``export``, which writes ONNX, no GraphDef and no TFLite."""
+"""The original's export tool, under its file name: ``export``, which writes ONNX, not GraphDef or TFLite."""
 
 from channel_prune.export import main
 
