@@ -16,9 +16,9 @@ die() {
     exit 2
 }
 
-[ $# -ge 1 ] || die "expected a program, one of: $(ls -m nets/*_run.py)"
+[ $# -ge 1 ] || die "expected a program, one of: $(echo nets/*_run.py)"
 PROGRAM=nets/$(basename -- "$1")
-[ -f "$PROGRAM" ] || die "$1: no such program, expected one of: $(ls -m nets/*_run.py)"
+[ -f "$PROGRAM" ] || die "$1: no such program, expected one of: $(echo nets/*_run.py)"
 shift
 
 COUNT=1
