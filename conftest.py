@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-pytest.register_assert_rewrite("testing.parity")
+pytest.register_assert_rewrite("testing")  # before its first import: its failures show their values
 
-from testing import parity  # noqa: E402 - rewritten first, so that its failures show their values
+from prunelab import checkpoint  # noqa: E402
+from testing import parity  # noqa: E402
+from testing.killing import Killer  # noqa: E402
 
 
 def pytest_configure() -> None:
@@ -42,3 +45,12 @@ def real_data() -> Path:
     if not root:
         pytest.skip("needs real data: PRUNELAB_DATA is not set")
     return Path(root)
+
+
+@pytest.fixture
+def killer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Killer]:
+    """Ends runs in the test's folder where the test says so."""
+    armed = Killer(monkeypatch, tmp_path)
+    checkpoint.watchers.append(armed.tick)
+    yield armed
+    checkpoint.watchers.remove(armed.tick)

@@ -1,9 +1,5 @@
-import os
 import runpy
 import shutil
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,34 +9,17 @@ from torch import nn
 from prunelab import dist
 from prunelab.errors import UserError
 from prunelab.run import RunConfig
+from testing.runs import two_ranks
 
 HERE = Path(__file__).parent
 LOOPS = sorted((HERE / "loops").glob("loop_*.py"))
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
     """What both ranks found, and the folder that they worked in."""
     folder = tmp_path_factory.mktemp("two_ranks")
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, str(HERE / "two_ranks.py"), str(folder)],
-            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    errors = [process.communicate(timeout=240)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], "\n".join(errors)
-    return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(2)], folder
+    return two_ranks(HERE / "two_ranks.py", folder), folder
 
 
 @pytest.mark.dist

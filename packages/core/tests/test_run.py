@@ -21,15 +21,6 @@ def config(folder, **options):
     return RunConfig(**{"dir": folder, "device": "cpu", "tensorboard": False, "quiet": True, **options})
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Tensors this small are slower on several threads, and much slower where cores are shared."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 class Halt(Exception):
     """Ends a run from inside, as a crash would."""
 

@@ -15,15 +15,6 @@ from prunelab import checkpoint
 SCRIPT = Path(__file__).parent / "saving_loop.py"
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Tensors this small are slower on several threads, and much slower where cores are shared."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def train():
     return runpy.run_path(str(SCRIPT))["train"]

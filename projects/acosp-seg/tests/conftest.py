@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
 from PIL import Image
-
-from prunelab import checkpoint
 
 COUNTS = {"train": 12, "val": 5, "test": 3}
 HEIGHT, WIDTH = 40, 48
@@ -141,42 +138,3 @@ def finished(
         return made[kind, preset]
 
     return get
-
-
-class Killed(BaseException):
-    """Stands for a kill: nothing in a run catches it."""
-
-
-class Killer:
-    """Counts every stage of a run and every rename of a file, and ends the run at one of them."""
-
-    Killed = Killed
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.count = self.at = 0
-        self.replace = os.replace
-        monkeypatch.setattr(os, "replace", self._replace)
-        monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # a process dies, not the machine
-
-    def tick(self, stage: str) -> None:
-        self.count += 1
-        if self.count == self.at:
-            raise Killed(stage)
-
-    def _replace(self, *args: object, **kwargs: object) -> None:
-        self.tick("before a rename")
-        self.replace(*args, **kwargs)
-        self.tick("after a rename")
-
-    def arm(self, at: int) -> None:
-        """End the run at the stage of this number from now; 0: never."""
-        self.count, self.at = 0, at
-
-
-@pytest.fixture
-def killer(monkeypatch: pytest.MonkeyPatch) -> Iterator[Killer]:
-    """Ends runs where a test says so."""
-    armed = Killer(monkeypatch)
-    checkpoint.watchers.append(armed.tick)
-    yield armed
-    checkpoint.watchers.remove(armed.tick)

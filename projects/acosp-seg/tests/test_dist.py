@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import runpy
-import socket
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +11,8 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+
+from testing.runs import two_ranks
 
 pytestmark = pytest.mark.dist
 
@@ -33,23 +31,7 @@ def ranks(
     folder = tmp_path_factory.mktemp("two_ranks")
     words = {kind: command(folder, *short(kind), pruned=True) for kind in KINDS}
     (folder / "command.json").write_text(json.dumps(words))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, str(SCRIPT), str(folder)],
-            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    errors = [process.communicate(timeout=240)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], "\n".join(errors)
-    return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(2)], folder
+    return two_ranks(SCRIPT, folder), folder
 
 
 def short(kind: str) -> tuple[str, ...]:

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from acosp_seg import train
 from prunelab.checkpoint import listed
-from prunelab.util import sha256_file
+from testing.killing import Killer, kill_after_step
+from testing.runs import contents, tensors
 
 pytestmark = pytest.mark.tiny
 
@@ -31,31 +27,6 @@ KINDS = {
     "refilled": (("refill_pruned", "True"), {"pruned": True}),
     "slim": (("slim_after_pruning", "True"), {"pruned": True}),
 }
-DIFFERENT = ("command.txt", "versions.json", "log.txt", "config.yaml")
-"""Files that tell of the start itself, with its time or its flag ``--resume``."""
-
-
-def contents(run: Path) -> dict[str, Any]:
-    """All that a run leaves: figures without the time, the newest checkpoint, digests of other files."""
-    found: dict[str, Any] = {}
-    for path in sorted(run.rglob("*")):
-        name = path.relative_to(run).as_posix()
-        hidden = any(part.startswith(".") for part in path.relative_to(run).parts)
-        if path.is_dir() or hidden or name.startswith(("checkpoints/", "events.")) or name in DIFFERENT:
-            continue
-        found[name] = figures(path) if name == "metrics.jsonl" else sha256_file(path)
-    newest = listed(run / "checkpoints")[-1]
-    state = json.loads((newest / "state.json").read_text())
-    # Seconds, and the lengths of logs that hold seconds.
-    for timed in ("clock", "marks"):
-        state["run"].pop(timed)
-    found["newest"] = newest.name[:11]
-    return found | {"state": state, "tensors": sha256_file(newest / "tensors.safetensors")}
-
-
-def figures(path: Path) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
 
 
 @pytest.fixture
@@ -82,7 +53,7 @@ def words(command: Callable[..., list[str]], tmp_path: Path) -> Callable[..., li
     ],
 )
 def test_a_run_killed_at_any_stage_and_resumed_ends_with_the_same_files(
-    kind: str, first: int, every: int, killer: Any, tmp_path: Path, words: Callable[..., list[str]]
+    kind: str, first: int, every: int, killer: Killer, tmp_path: Path, words: Callable[..., list[str]]
 ) -> None:
     train.main(words("whole", kind))
     expected, stages = contents(tmp_path / "whole"), killer.count
@@ -101,17 +72,16 @@ def test_a_run_stopped_after_any_step_goes_on_with_the_same_weights(
     kind: str, tmp_path: Path, words: Callable[..., list[str]]
 ) -> None:
     train.main(words("whole", kind))
-    whole = contents(tmp_path / "whole")
     for step in (4, 5):  # the last with soft masks, the first with hard ones
         folder = f"stopped {step}"
         train.main([*words(folder, kind), "max_steps", str(step)])
         assert [p.name for p in listed(tmp_path / folder / "checkpoints")][-1] == f"step-{step:06d}"
         train.main(words(folder, kind, "--resume"))
-        assert contents(tmp_path / folder)["tensors"] == whole["tensors"]
+        assert tensors(tmp_path / folder) == tensors(tmp_path / "whole")
 
 
 def test_a_run_killed_again_and_again_ends_with_the_same_files(
-    killer: Any, tmp_path: Path, words: Callable[..., list[str]]
+    killer: Killer, tmp_path: Path, words: Callable[..., list[str]]
 ) -> None:
     train.main(words("whole", "pruned"))
     for start in range(1, 60):
@@ -126,7 +96,7 @@ def test_a_run_killed_again_and_again_ends_with_the_same_files(
 
 
 def test_workers_change_nothing_also_across_a_kill(
-    killer: Any, tmp_path: Path, words: Callable[..., list[str]]
+    killer: Killer, tmp_path: Path, words: Callable[..., list[str]]
 ) -> None:
     train.main(words("whole", "pruned"))
     expected, stages = contents(tmp_path / "whole"), killer.count
@@ -159,8 +129,8 @@ def test_naming_a_checkpoint_of_the_original_in_the_run_folder_goes_on_with_the_
     train.main(words("run", "faithful", "max_steps", "5"))
     file = tmp_path / "run/train_epoch_1.pth"
     train.main(words("run", "faithful", "resume", str(file)))
+    assert tensors(tmp_path / "run") == tensors(tmp_path / "whole")
     ours, theirs = contents(tmp_path / "run"), contents(tmp_path / "whole")
-    assert ours["tensors"] == theirs["tensors"]
     assert ours["train_epoch_3.pth"] == theirs["train_epoch_3.pth"]
 
 
@@ -191,25 +161,9 @@ def test_two_true_kills_leave_a_run_that_ends_with_the_same_files(
     long = ("epochs", "12", "ending_epoch", "6", "save_freq", "1")
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     train.main(command(whole, *long, pruned=True))
-    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
     for start, wanted in enumerate((9, 21)):
         words = command(killed, *(("--resume",) if start else ()), *long, pruned=True)
-        process = subprocess.Popen(
-            [sys.executable, "-m", "acosp_seg.train", *words],
-            env=environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-        )
-        with process:
-            while process.poll() is None and newest_step(killed) < wanted:
-                time.sleep(0.005)
-            process.send_signal(signal.SIGKILL)
-            error = process.stderr.read().decode() if process.stderr else ""
-        assert process.returncode == -signal.SIGKILL, error
+        kill_after_step("acosp_seg.train", words, killed, wanted)
         assert not (killed / "finished.json").exists()
     train.main(command(killed, "--resume", *long, pruned=True))
     assert contents(killed) == contents(whole)
-
-
-def newest_step(run: Path) -> int:
-    return max((int(path.name[5:11]) for path in listed(run / "checkpoints")), default=0)

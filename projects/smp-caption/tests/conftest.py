@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from prunelab import checkpoint
 from smp_caption import train
 
 KINDS = {
@@ -101,47 +99,3 @@ def finished(
         return made[kind, preset]
 
     return get
-
-
-class Killed(BaseException):
-    """Stands for a kill: nothing in a run catches it."""
-
-
-class Killer:
-    """Counts every stage of a run and every rename of a file in `folder`, and ends the run at one of them."""
-
-    Killed = Killed
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
-        self.folder = folder
-        self.count = self.at = 0
-        self.replace = os.replace
-        monkeypatch.setattr(os, "replace", self._replace)
-        monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # a process dies, not the machine
-
-    def tick(self, stage: str) -> None:
-        self.count += 1
-        if self.count == self.at:
-            raise Killed(stage)
-
-    def _replace(self, source: str | Path, target: str | Path) -> None:
-        # Libraries that compile at their first use rename files as well, in caches of their own.
-        ours = Path(target).is_relative_to(self.folder)
-        if ours:
-            self.tick("before a rename")
-        self.replace(source, target)
-        if ours:
-            self.tick("after a rename")
-
-    def arm(self, at: int) -> None:
-        """End the run at the stage of this number from now; 0: never."""
-        self.count, self.at = 0, at
-
-
-@pytest.fixture
-def killer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Killer]:
-    """Ends runs in the test's folder where the test says so."""
-    armed = Killer(monkeypatch, tmp_path)
-    checkpoint.watchers.append(armed.tick)
-    yield armed
-    checkpoint.watchers.remove(armed.tick)

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import runpy
-import socket
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,18 +15,13 @@ from torch import Tensor
 from prunelab.mask.files import load_state
 from smp_caption.options import TestOptions
 from smp_caption.test import test as score
+from testing.runs import two_ranks
 
 pytestmark = pytest.mark.dist
 
 SCRIPT = Path(__file__).parent / "two_ranks.py"
 KINDS = ("dense", "pruned")
 STEPS = 3
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.fixture(scope="module")
@@ -42,20 +33,7 @@ def ranks(
     short = ("--batch_size", "2", "--max_epochs", "1", "--save_checkpoint_every", "2")
     words = {kind: command(folder, *short, pruned=kind == "pruned") for kind in KINDS}
     (folder / "command.json").write_text(json.dumps(words))
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, str(SCRIPT), str(folder)],
-            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    errors = [process.communicate(timeout=240)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], "\n".join(errors)
-    return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(2)], folder
+    return two_ranks(SCRIPT, folder), folder
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -5,9 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,46 +13,25 @@ import pytest
 import torch
 
 from prunelab.checkpoint import listed
-from prunelab.util import atomic_write, sha256_file
+from prunelab.util import atomic_write
 from smp_caption import finish, original, train
+from testing import runs
+from testing.killing import Killer, kill_after_step
 
 pytestmark = pytest.mark.tiny
 
 SHORT = ("--max_epochs", "2", "--batch_size", "6", "--save_checkpoint_every", "3", "--max_seq_length", "5")
 """Four steps, two validations with checkpoints: in the middle of the second epoch and at the end."""
-DIFFERENT = ("command.txt", "versions.json", "log.txt", "config.yaml")
-"""Files that tell of the start itself, with its time or its flag ``--resume``."""
 
 
 def contents(run: Path) -> dict[str, Any]:
-    """All that a run leaves: figures without the time, the newest checkpoint, digests of other files."""
-    found: dict[str, Any] = {}
-    for path in sorted(run.rglob("*")):
-        name = path.relative_to(run).as_posix()
-        hidden = any(part.startswith(".") for part in path.relative_to(run).parts)
-        if path.is_dir() or hidden or name.startswith(("checkpoints/", "events.")) or name in DIFFERENT:
-            continue
-        if name == "metrics.jsonl":
-            found[name] = figures(path)
-        elif name.startswith("optimizer_"):
-            found[name] = moments(path)
-        else:
-            found[name] = sha256_file(path)
-    newest = listed(run / "checkpoints")[-1]
-    if (run / original.CONFIG).is_file():
-        found[original.CONFIG] = json.loads((run / original.CONFIG).read_text())
-        found[original.CONFIG].pop("datetime")
-    state = json.loads((newest / "state.json").read_text())
-    # Seconds, and the lengths of logs that hold seconds.
-    for timed in ("clock", "marks"):
-        state["run"].pop(timed)
-    found["newest"] = newest.name[:11]
-    return found | {"state": state, "tensors": sha256_file(newest / "tensors.safetensors")}
+    """All that a run leaves, to be compared with what another one left."""
+    return runs.contents(run, {"optimizer_": moments, original.CONFIG: settings})
 
 
-def figures(path: Path) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
+def settings(path: Path) -> dict[str, Any]:
+    """The original's configuration without the time at which the run began."""
+    return {name: value for name, value in json.loads(path.read_text()).items() if name != "datetime"}
 
 
 def moments(path: Path) -> tuple[Any, dict[int, dict[str, Any]]]:
@@ -90,7 +66,7 @@ def test_a_run_killed_at_any_stage_and_resumed_ends_with_the_same_files(
     preset: str,
     first: int,
     every: int,
-    killer: Any,
+    killer: Killer,
     tmp_path: Path,
     command: Callable[..., list[str]],
     monkeypatch: pytest.MonkeyPatch,
@@ -114,7 +90,7 @@ def test_a_run_killed_at_any_stage_and_resumed_ends_with_the_same_files(
 
 @pytest.mark.parametrize("pruned", [False, True])
 def test_a_run_killed_again_and_again_ends_with_the_same_files(
-    pruned: bool, killer: Any, tmp_path: Path, command: Callable[..., list[str]]
+    pruned: bool, killer: Killer, tmp_path: Path, command: Callable[..., list[str]]
 ) -> None:
     train.main(command(tmp_path / "whole", *SHORT, pruned=pruned))
     for start in range(1, 60):
@@ -130,7 +106,7 @@ def test_a_run_killed_again_and_again_ends_with_the_same_files(
 
 @pytest.mark.parametrize("pruned", [False, True])
 def test_workers_change_nothing_also_across_a_kill(
-    pruned: bool, killer: Any, tmp_path: Path, command: Callable[..., list[str]]
+    pruned: bool, killer: Killer, tmp_path: Path, command: Callable[..., list[str]]
 ) -> None:
     workers = ("--num_workers", "2")
     train.main(command(tmp_path / "whole", *SHORT, pruned=pruned))
@@ -161,7 +137,7 @@ def test_a_finished_run_resumed_makes_no_step_and_changes_nothing(
 @pytest.mark.parametrize("at", [3, 12])
 def test_a_run_that_starts_from_another_starts_from_it_once_more_after_a_kill(
     at: int,
-    killer: Any,
+    killer: Killer,
     tmp_path: Path,
     command: Callable[..., list[str]],
     finished: Callable[[str, str], Path],
@@ -184,7 +160,7 @@ def test_validating_more_often_does_not_change_the_weights(
     for every in ("1", "4"):
         run = tmp_path / every
         train.main(command(run, *SHORT, "--save_checkpoint_every", every, pruned=True))
-        states.append(sha256_file(listed(run / "checkpoints")[-1] / "tensors.safetensors"))
+        states.append(runs.tensors(run))
     assert states[0] == states[1]
 
 
@@ -234,25 +210,9 @@ def test_two_true_kills_leave_a_run_that_ends_with_the_same_files(
     long = ("--max_epochs", "20", "--save_checkpoint_every", "6")
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     train.main(command(whole, *long, pruned=True))
-    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
     for start, wanted in enumerate((6, 24)):
         words = command(killed, *long, *(("--resume",) if start else ()), pruned=True)
-        process = subprocess.Popen(
-            [sys.executable, "-m", "smp_caption.train", *words],
-            env=environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-        )
-        with process:
-            while process.poll() is None and newest_step(killed) < wanted:
-                time.sleep(0.005)
-            process.send_signal(signal.SIGKILL)
-            error = process.stderr.read().decode() if process.stderr else ""
-        assert process.returncode == -signal.SIGKILL, error
+        kill_after_step("smp_caption.train", words, killed, wanted)
         assert not (killed / "finished.json").exists()
     train.main(command(killed, *long, "--resume", pruned=True))
     assert contents(killed) == contents(whole)
-
-
-def newest_step(run: Path) -> int:
-    return max((int(path.name[5:11]) for path in listed(run / "checkpoints")), default=0)

@@ -1,62 +1,15 @@
 """The five kinds of training step that the papers need: killed everywhere, resumed, compared bit for bit."""
 
-import os
 import runpy
 from pathlib import Path
 
 import pytest
 import torch
 
-from prunelab import checkpoint
 from prunelab.run import RunConfig
 
 FILES = sorted(Path(__file__).parent.glob("loop_*.py"))
 LOOPS = {path.stem: runpy.run_path(str(path))["train"] for path in FILES}
-
-
-class Killed(BaseException):
-    """Stands for a kill: nothing in the loops or in the run catches it."""
-
-
-class Killer:
-    """Counts every stage and every rename, and ends the run at one of them."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.count = 0
-        self.at = 0
-        self.replace = os.replace
-        monkeypatch.setattr(os, "replace", self._replace)
-        monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # a process dies, not the machine
-        checkpoint.watchers.append(self.tick)
-
-    def tick(self, stage: str) -> None:
-        self.count += 1
-        if self.count == self.at:
-            raise Killed(stage)
-
-    def _replace(self, *args, **kwargs) -> None:
-        self.tick("before a rename")
-        self.replace(*args, **kwargs)
-        self.tick("after a rename")
-
-    def arm(self, at: int) -> None:
-        self.count, self.at = 0, at
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Tensors this small are slower on several threads, and much slower where cores are shared."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture
-def killer(monkeypatch):
-    armed = Killer(monkeypatch)
-    yield armed
-    checkpoint.watchers.remove(armed.tick)
 
 
 def config(folder: Path, resume: bool = False) -> RunConfig:
@@ -85,7 +38,7 @@ def test_a_loop_killed_at_any_stage_and_resumed_ends_with_the_same_bits(name, ki
     for at in range(1, stages + 1):
         folder = tmp_path / str(at)
         killer.arm(at)
-        with pytest.raises(Killed):
+        with pytest.raises(killer.Killed):
             LOOPS[name](config(folder))
         killer.arm(0)
         assert same(LOOPS[name](config(folder, resume=True)), expected), f"killed at stage {at} of {stages}"
@@ -99,7 +52,7 @@ def test_a_loop_killed_again_and_again_ends_with_the_same_bits(name, killer, tmp
         killer.arm(13 + start % 5 + start // 20)
         try:
             result = LOOPS[name](config(tmp_path / "killed", resume=True))
-        except Killed:
+        except killer.Killed:
             continue
         break
     assert start > 1
