@@ -53,6 +53,16 @@ def trace(model: nn.Module, example: Tensor | Sequence[Tensor], *, mask_of: Mask
         UserError: The network cannot be traced (its code asks for values, for example); the line says in
             which layer and where in the code.
     """
+    return read(model, record(model, example, mask_of=mask_of), mask_of)
+
+
+def record(
+    model: nn.Module, example: Tensor | Sequence[Tensor], *, mask_of: MaskOf = channel_mask
+) -> Recorded:
+    """The calls of a network, for one who makes them one by one; the names are those of `trace`'s nodes.
+
+    Args and errors: see `trace`.
+    """
     examples = (example,) if isinstance(example, Tensor) else tuple(example)
     names = list(inspect.signature(model.forward).parameters.values())
     rest = {
@@ -69,13 +79,12 @@ def trace(model: nn.Module, example: Tensor | Sequence[Tensor], *, mask_of: Mask
             raise UserError(
                 f"{type(model).__name__} cannot be traced{recorder.where(error)}: {line}"
             ) from error
-    recorded = Recorded(
+    return Recorded(
         graph=graph,
         values=recorder.values,
         unchanged=frozenset(recorder.unchanged),
         decisions=recorder.decisions,
     )
-    return read(model, recorded, mask_of)
 
 
 class _Recorder(fx.Tracer):
