@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from prunelab.data.synthetic import captions, shape_classes, streets
+from prunelab.data.synthetic import captions, shape_classes, shapes, streets
 from prunelab.errors import UserError
 from prunelab.util import StrPath, read_json, sha256_file, write_json
 
@@ -21,6 +21,7 @@ MANIFEST = "manifest.json"
 _KINDS: dict[str, tuple[Callable[..., Path], int]] = {
     "captions": (captions.write, captions.VERSION),
     "classes": (shape_classes.write_classes, shape_classes.VERSION),
+    "shapes": (shapes.write_voc, shapes.VERSION),
     "streets": (streets.write, streets.VERSION),
 }
 
@@ -52,7 +53,7 @@ def cached(kind: str, *, cache_dir: StrPath | None = None, **params: int) -> Pat
     Several processes may ask at once: each makes its own, and the first that is ready is kept.
 
     Args:
-        kind: ``captions``, ``classes`` or ``streets``.
+        kind: ``captions``, ``classes``, ``shapes`` or ``streets``.
         cache_dir: see `cache_folder`.
         params: arguments of the set's writer, e.g. ``seed=0, train=480``.
 
