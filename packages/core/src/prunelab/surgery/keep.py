@@ -36,7 +36,7 @@ def take_channels(x: Tensor, index: Tensor) -> Tensor:
         x: (B, C, ...).
         index: Channels (K,).
     """
-    recorded = torch.compiler.is_compiling() or torch.jit.is_tracing() or isinstance(x, fx.Proxy)
+    recorded = torch.compiler.is_compiling() or torch.compiler.is_exporting() or isinstance(x, fx.Proxy)
     if recorded or x.dim() != 4 or not x.is_contiguous(memory_format=torch.channels_last):
         return x.index_select(1, index)
     rows = x.permute(0, 2, 3, 1)  # (B, H, W, C)
