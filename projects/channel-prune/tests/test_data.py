@@ -1,4 +1,6 @@
 import itertools
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ from PIL import Image
 
 from channel_prune.config import Config, DataConfig, NetConfig, RunOptions
 from channel_prune.data import Data, Pictures, open_data
+from channel_prune.loading import load_network
 from channel_prune.preprocess import preprocess_of
 from prunelab.data.cifar import BINARY, CLASSES, open_cifar10
 from prunelab.data.pictures_of_classes import write_class_file
@@ -233,3 +236,18 @@ def test_an_empty_split_is_refused(folders):
     )
     with pytest.raises(UserError, match="no pictures of the split eval"):
         empty.example()
+
+
+@pytest.mark.data
+def test_the_published_network_knows_real_pictures(real_data, tmp_path):
+    unpack, weights = real_data / "cifar10/unpack.py", real_data / "resnet_cifar10/resnet20-12fca82f.th"
+    for file in (unpack, weights):
+        if not file.is_file():
+            pytest.skip(f"needs real data: {file} is missing")
+    sizes = ["--parts", "test,train_a", "--test", "50", "--train", "1", "--layout", "pickle"]
+    subprocess.run([sys.executable, str(unpack), str(tmp_path), *sizes], check=True, capture_output=True)
+    cfg = config(tmp_path, net={"name": "resnet_v1"}, pixels="imagenet", batch_size_eval=100)
+    network = load_network(weights, cfg.net).eval()
+    with torch.no_grad():
+        right = [(network(x).argmax(1) == y).float() for x, y in open_data(cfg).loader("eval")]
+    assert 0.76 < torch.cat(right).mean() < 0.86  # 0.8103 on all 10,000
