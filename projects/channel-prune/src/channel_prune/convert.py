@@ -1,0 +1,127 @@
+"""``convert``: foreign weights, as a model folder of ours."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from channel_prune.cli import parse_convert
+from channel_prune.config import Config, NetConfig
+from channel_prune.data import BACKGROUND
+from channel_prune.loading import find_model
+from channel_prune.lowering import lower_values
+from channel_prune.model import build
+from channel_prune.options import ConvertOptions
+from channel_prune.preprocess import preprocess_of
+from channel_prune.recognise import recognise
+from channel_prune.saved import Saved
+from channel_prune.weights import Loaded, Weights, fill, read_weights
+from prunelab.data import cifar, voc
+from prunelab.errors import entry
+
+SHOWN = 8
+"""Names that a line lists at most."""
+IMAGENET = 1000
+"""Classes of ILSVRC-12."""
+
+
+def convert(options: ConvertOptions) -> Path:
+    """Read the source, say what it is and what it lacks, and write the destination (unless ``dry_run``).
+
+    Raises:
+        UserError: the source is missing, damaged, or of no network that is known, or of another one than
+            ``net`` says.
+    """
+    source, target = find_model(options.source), Path(options.destination)
+    if source.is_dir():
+        saved = Saved.read(source)
+        print(f"{source}: a model folder: {told(saved)}")
+    else:
+        weights = read_weights(source)
+        saved, loaded = adopt(weights, recognise(weights, net=options.net))
+        print(f"{source}: {weights.what}, {len(weights.shapes)} entries{_notes(weights)}")
+        print(f"recognised: {told(saved)}")
+        for what, names in (
+            ("missing keys, left as they were", loaded.missing),
+            ("unused keys", loaded.unused),
+        ):
+            print(f"{what}: {_listed(names)}")
+    if not options.dry_run:
+        saved.save(target)
+        print(f"written: {target}")
+    return target
+
+
+def adopt(weights: Weights, net: NetConfig) -> tuple[Saved, Loaded]:
+    """Build a network around foreign weights; what is not in the file keeps its first values.
+
+    Raises:
+        UserError: shapes differ, or none of the names belongs to the network.
+    """
+    cfg = config_of(net)
+    model = build(net)
+    loaded = fill(model, weights, strict=False)
+    saved = Saved(
+        model=model.eval(),
+        net=net,
+        preprocess=preprocess_of(cfg),
+        classes=classes_of(cfg),
+        dataset=cfg.data.dataset,
+        detect=cfg.detect,
+        notes=dict(weights.notes),
+    )
+    return saved, loaded
+
+
+def config_of(net: NetConfig) -> Config:
+    """The published configuration of a network: its data set, and how pictures get to it."""
+    values: dict[str, Any] = {name: value for name, value in vars(net).items() if name != "weights"}
+    if net.name == "resnet_v2":
+        values["dataset"] = "cifar10" if net.dataset_form == "cifar" else "ilsvrc12"
+    return lower_values(values, preset="fixed")
+
+
+def classes_of(cfg: Config) -> tuple[str, ...]:
+    """Names of the outputs of a published network; numbers where its data set has other classes."""
+    offset = cfg.data.label_offset
+    count = cfg.net.nb_classes - offset
+    names: Sequence[str] = {"cifar10": cifar.CLASSES, "voc": voc.CLASSES}.get(cfg.data.dataset, ())
+    if cfg.data.dataset == "ilsvrc12" and count == IMAGENET:
+        from torchvision.models import ResNet18_Weights  # slow to import
+
+        names = ResNet18_Weights.DEFAULT.meta["categories"]
+    if len(names) != count:
+        names = [f"class {number}" for number in range(count)]
+    return (*((BACKGROUND,) if offset else ()), *names)
+
+
+def told(saved: Saved) -> str:
+    """What a network is, in a line."""
+    net = saved.net
+    depth = f"-{net.resnet_size}" if net.name.startswith("resnet") else ""
+    width = f", widths divided by {net.width_divisor}" if net.width_divisor > 1 else ""
+    if net.name.startswith("mobilenet") and net.mobilenet_depth_mult != 1:
+        width += f", widths times {net.mobilenet_depth_mult:g}"
+    count = sum(parameter.numel() for parameter in saved.model.parameters())
+    slim = "" if saved.structure is None else ", slim"
+    return f"{net.name}{depth}, {net.nb_classes} classes ({saved.dataset}){width}{slim}, {count:,} parameters"
+
+
+def _notes(weights: Weights) -> str:
+    return "".join(f", {name} {value}" for name, value in weights.notes.items())
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f", ... ({len(names)} in all)" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more or "none"
+
+
+@entry
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run ``convert``."""
+    convert(parse_convert(argv))
+
+
+if __name__ == "__main__":
+    main()
