@@ -1,0 +1,107 @@
+"""What README and docs/weights.md show can be typed: commands are understood, the lines of Python run."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from channel_prune.config import QuirkConfig
+from channel_prune.lowering import FAITHFUL
+
+from .commands import LAUNCHERS, PROJECT, UV, Documented
+
+README = (PROJECT / "README.md").read_text(encoding="utf-8")
+WEIGHTS = (PROJECT.parents[1] / "docs/weights.md").read_text(encoding="utf-8")
+FENCE = re.compile(r"^```(\S*)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+INLINE = re.compile(r"`((?:uv run --package channel-prune|\./scripts/)[^`]+)`")
+SCORE = re.compile(r"^\| (0\.\d) \| (\d\d\.\d\d) % \| (\w+) \| (\d\d\.\d\d.*) \| `(\S+) (.+)` \|$", re.MULTILINE)
+PLACEHOLDERS = ("MODEL", "FOLDER", "FILE")
+
+
+def commands() -> Iterator[list[str]]:
+    """The words of every command of this project, in fences, tables and running text."""
+    ours = WEIGHTS.partition("## channel-prune")[2].partition("\n## ")[0]
+    bodies = [body for text in (README, ours) for language, body in FENCE.findall(text) if language == "sh"]
+    lines = "".join(bodies).replace("\\\n", " ").splitlines()
+    for line in lines + INLINE.findall(FENCE.sub("", README) + FENCE.sub("", ours)):
+        words = shlex.split(line, comments=True)
+        known = words[: len(UV)] == UV or (words and Path(words[0]).name in LAUNCHERS)
+        if known and not any(word in PLACEHOLDERS for word in words):
+            yield words
+
+
+@pytest.fixture(scope="module")
+def documented() -> Documented:
+    return Documented(pytest.MonkeyPatch())
+
+
+@pytest.mark.parametrize("words", list(commands()), ids=" ".join)
+def test_every_command_is_understood(
+    words: list[str], documented: Documented, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(PROJECT)
+    assert documented.understood(words)
+
+
+def test_every_row_of_the_published_tables_has_a_command() -> None:
+    rows = [found.groups() for found in SCORE.finditer(README)]
+    assert len(rows) == 12 + 8
+    assert len({row[-1] for row in rows}) == len(rows)
+    for ratio, _, kind, _, script, rest in rows:
+        words = rest.split()
+        assert script == "./scripts/run_local.sh"
+        assert {"--learner=chn-pruned-rmt", f"--cpr_prune_ratio={ratio}"} <= set(words)
+        assert ("--enbl_dst" in words) == (kind == "yes")
+        assert ("--cpr_skip_op_names=multibox_head" in words) == (kind == "backbone")
+    assert len(list(commands())) > 40
+
+
+def test_every_quirk_and_every_setting_of_the_preset_has_a_row_and_the_other_way_round() -> None:
+    def last_column(start: str) -> list[str]:
+        rows = README.partition(start)[2].partition("\n\n")[0].splitlines()[2:]
+        return [re.findall(r"`(\w+)` \|$", row)[0] for row in rows]
+
+    assert last_column("| quirk of the original") == [f.name for f in fields(QuirkConfig)]
+    assert set(last_column("| original (`faithful`)")) == FAITHFUL.keys()
+
+
+def python_blocks() -> list[str]:
+    """The fences of Python, in their order."""
+    return [body for language, body in FENCE.findall(README) if language == "python"]
+
+
+def test_pruning_from_python_runs_as_shown() -> None:
+    torch.manual_seed(0)
+    names: dict[str, Any] = {}
+    small = python_blocks()[1].replace("64, 64", "32, 32")
+    exec(small, names)
+    slim, batches = names["slim"], names["batches"]
+    assert isinstance(slim, nn.Module)
+    count = sum(parameter.numel() for parameter in slim.parameters())
+    assert count < sum(parameter.numel() for parameter in names["model"].parameters())
+    with torch.no_grad():
+        assert slim.eval()(batches[0]).shape == (8, 1000)
+
+
+def test_the_three_lines_of_python_run(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from channel_prune.classifier import Classifier
+    from channel_prune.config import NetConfig
+
+    lines = python_blocks()[0]
+    assert len(lines.splitlines()) == 3
+    Classifier.of(NetConfig(name="tiny")).save_pretrained(tmp_path / "runs/tour-001/pruned/slim")
+    Image.new("RGB", (60, 40), (90, 120, 30)).save(tmp_path / "cat.jpg")
+    monkeypatch.chdir(tmp_path)
+    exec(lines, {})
+    assert capsys.readouterr().out.strip()
