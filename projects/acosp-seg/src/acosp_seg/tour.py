@@ -7,8 +7,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
 from acosp_seg.compare import Rival, constant_row, draw, rivals, row_of, table_of
 from acosp_seg.config import Config
 from acosp_seg.data import SegmentationData, open_data
@@ -18,7 +16,7 @@ from acosp_seg.segmenter import Segmenter
 from prunelab import dist
 from prunelab.data.segmentation import Sample
 from prunelab.hub import is_model_folder
-from prunelab.runfolder import tour_folder
+from prunelab.tour import begin_tour, end_tour
 from prunelab.util import write_json
 
 RESULTS = "tour.json"
@@ -41,15 +39,10 @@ def tour(cfg: Config, train: Callable[[Config], Path]) -> Path:
         The tour's folder; ``tour.json`` in it holds the figures of the table.
     """
     started = time.monotonic()
-    # So small a network gains nothing from a second thread, and loses a lot where the machine is busy.
-    torch.set_num_threads(1)
     run = cfg.run
-    folder = dist.on_main(lambda: tour_folder(runs_root(), run.output, resume=run.resume))
-    if dist.is_main():
-        print(
-            "train without arguments is the tour: a dense and a pruned network on embedded streets, about "
-            f"two minutes on two CPU cores (train --help lists the rest). Folder: {folder}"
-        )
+    folder = begin_tour(
+        "a dense and a pruned network on embedded streets", runs_root(), run.output, resume=run.resume
+    )
     dense = with_output(cfg, folder / "dense")
     pruned = replace(with_output(cfg, folder / "pruned"), prune=replace(cfg.prune, **TOUR_PRUNED))
     places = {"dense": train(dense), "pruned": train(pruned)}
@@ -84,13 +77,10 @@ def report(folder: Path, shown: list[Rival], samples: list[Sample], cfg: Config,
     table = table_of(rows, samples, cfg, [note])
     write_json(folder / RESULTS, {"rows": rows, "seconds": seconds, "preset": cfg.run.preset})
     draw([shown[0], shown[-1]], samples, folder / FIGURE)
-    print()
-    table.print()
-    print()
-    for what, where in (
+    places = [
         ("table", folder / RESULTS),
         ("pictures with their classes", folder / FIGURE),
         *((f"{rival.name} model", rival.file.parent) for rival in shown),
-    ):
-        print(f"{what}: {where}")
-    print(f"next: uv run --package acosp-seg demo --model {shown[-1].file.parent} {samples[0].image}")
+    ]
+    demo = f"uv run --package acosp-seg demo --model {shown[-1].file.parent} {samples[0].image}"
+    end_tour(table, places, demo)

@@ -7,12 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-
 from prunelab import dist
 from prunelab.data.pictures import read_picture
-from prunelab.report import Table, gallery, latency, result_table
-from prunelab.runfolder import tour_folder
+from prunelab.report import gallery, latency, result_table
+from prunelab.tour import begin_tour, end_tour
 from prunelab.util import human_bytes, read_json, write_json
 from smp_caption.captioner import Captioner
 from smp_caption.config import Config
@@ -53,15 +51,10 @@ def tour(cfg: Config, train: Callable[[Config], Path]) -> Path:
         The tour's folder; ``tour.json`` in it holds the figures of the table.
     """
     started = time.monotonic()
-    # So small a model gains nothing from a second thread, and loses a lot where the machine is busy.
-    torch.set_num_threads(1)
     run = cfg.run
-    folder = dist.on_main(lambda: tour_folder(runs_root(), run.output, resume=run.resume))
-    if dist.is_main():
-        print(
-            "train without arguments is the tour: a dense and a pruned captioner on embedded pictures, about "
-            f"two minutes on two CPU cores (train --help lists the rest). Folder: {folder}"
-        )
+    folder = begin_tour(
+        "a dense and a pruned captioner on embedded pictures", runs_root(), run.output, resume=run.resume
+    )
     dense = with_output(cfg, folder / "dense")
     pruned = replace(
         with_output(cfg, folder / "pruned"),
@@ -131,19 +124,11 @@ def report(folder: Path, stages: list[Stage], data: CaptionData, cfg: Config, se
         for n, record in enumerate(records[:SHOWN])
     ]
     gallery(items, folder / "captions.html", folder / "captions.png", title="What the captioners say")
-    _tell(table, folder, stages, records[0].path)
-
-
-def _tell(table: Table, folder: Path, stages: list[Stage], picture: Path) -> None:
-    print()
-    table.print()
-    print()
-    for what, where in (
+    places = [
         ("table", folder / RESULTS),
         ("pictures with captions", folder / "captions.html"),
         *((f"{stage.name} model", stage.folder) for stage in stages),
         ("packed sparse weights", stages[-1].file),
-    ):
-        print(f"{what}: {where}")
+    ]
     model = stages[-1].folder / "best"
-    print(f"next: uv run --package smp-caption demo --model {model} {picture}")
+    end_tour(table, places, f"uv run --package smp-caption demo --model {model} {records[0].path}")
