@@ -1,35 +1,76 @@
-"""Evaluate the best model of a run folder."""
+"""``test``: evaluate a network: that of a run, of a model folder, or of a file of the original."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
-from channel_prune.cli import parse
-from channel_prune.config import Config, lower
-from channel_prune.data import loader
-from channel_prune.evaluate import Accuracy
-from channel_prune.model.network import Network
-from channel_prune.train import run_folder
+from channel_prune import steps
+from channel_prune.cli import parse_test
+from channel_prune.config import Config
+from channel_prune.data import open_data
+from channel_prune.job import distillation, make_task
+from channel_prune.layout import place, run_folder
+from channel_prune.loading import load_network
+from channel_prune.lowering import lower_test
+from prunelab import dist
 from prunelab.config import to_plain, yaml_text
-from prunelab.errors import entry
+from prunelab.errors import UserError, entry
+from prunelab.progress import number
+from prunelab.tracked import evaluating
 
 
-def evaluate(cfg: Config) -> dict[str, float]:
-    """The figures of ``best/`` in the run's folder on the test split."""
-    model = Network.load(run_folder(cfg.run) / "best")
-    return dict(Accuracy(loader(cfg.data, seed=cfg.run.seed, split="test")).run(model.eval()))
+def trained(cfg: Config) -> Path:
+    """Where the network lies that is evaluated: ``weights``, else what the learner wrote.
+
+    Raises:
+        UserError: nothing is there.
+    """
+    run = cfg.run
+    if cfg.net.weights:
+        return Path(cfg.net.weights)
+    found = Path(run.output) if run.output else place(run.save_path_cpr if run.prunes else run.save_path)
+    if not found.exists():
+        raise UserError(
+            f"{found}: no network there; expected a trained one, or --weights with a folder or file of one"
+        )
+    return found
+
+
+def test(cfg: Config) -> dict[str, float]:
+    """Evaluate on all evaluation pictures, each once whatever the number of processes.
+
+    Returns:
+        The figures: ``loss`` (decay and distillation included, as in training) and ``accuracy``, or
+        ``acc_top1`` and ``acc_top5``; ``mAP`` and that of each class for a detector.
+
+    Raises:
+        UserError: the network or the data are missing, or do not fit each other.
+    """
+    device = dist.start(cfg.run.device)
+    spot = trained(cfg)
+    network = load_network(spot, cfg.net).to(device)
+    data = open_data(cfg, run_folder(cfg) / "fake_data")
+    task = make_task(cfg, data, device, distillation=distillation(cfg, device))
+    optimizer = steps.make_optimizer(network, cfg.optim)  # it knows what decays
+    with evaluating(network):
+        found = dict(task.evaluate(network, optimizer))
+    if dist.is_main():
+        print(f"{spot}: " + "  ".join(f"{name} {number(value)}" for name, value in found.items()))
+    return found
 
 
 @entry
 def main(argv: Sequence[str] | None = None) -> None:
-    """Parse, lower, go."""
-    raw = parse("test", argv)
-    dry = raw.pop("dry_run", False)
-    cfg = lower(raw)
-    if dry:
+    """Run ``test``."""
+    raw = parse_test(argv)
+    cfg = lower_test(raw)
+    if raw.print_config:
         print(yaml_text(to_plain(cfg)))
+    elif cfg.run.dry_run:
+        print(f"{cfg.net.name} on {cfg.data.dataset}: configuration is right; nothing was run")
     else:
-        print("  ".join(f"{name} {value:.3f}" for name, value in evaluate(cfg).items()))
+        test(cfg)
 
 
 if __name__ == "__main__":

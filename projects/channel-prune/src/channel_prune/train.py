@@ -1,82 +1,126 @@
-"""Train; without arguments, the tour."""
+"""Train a network: full, or pruned in two stages, which choose channels and fine-tune.
+
+``train`` alone is the tour; ``train --help`` lists the rest.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
-from channel_prune.cli import parse
-from channel_prune.config import Config, RunOptions, lower
-from channel_prune.data import loader
-from channel_prune.evaluate import Accuracy
-from channel_prune.model.network import Network
-from channel_prune.steps import train_step
+from channel_prune import finish, steps
+from channel_prune.choose import choose
+from channel_prune.cli import parse_train
+from channel_prune.config import Config
+from channel_prune.data import open_data
+from channel_prune.job import example, full_network, make_job, sampling_batches
+from channel_prune.layout import chosen_folder, run_folder
+from channel_prune.lowering import lower
+from channel_prune.schedule import iterations, learning_rate
+from channel_prune.test import test
+from channel_prune.tour import tour
 from prunelab import dist
 from prunelab.config import to_plain, yaml_text
 from prunelab.errors import entry
-from prunelab.report import result_table
-from prunelab.run import Run, RunConfig
-from prunelab.util import write_json
+from prunelab.run import Run
+from prunelab.run import RunConfig as RunSettings
+
+CHOOSE, FINETUNE = "choose", "finetune"
+"""Sub-folders of a pruned run: its stages."""
 
 
-def run_folder(options: RunOptions) -> Path:
-    """Where a run of these options lives."""
-    return Path(options.output or "runs/channel-prune")
+def train(cfg: Config, *, quiet: bool = False) -> Path:
+    """Train as configured: the full network, or the stages of a pruned one.
+
+    Returns:
+        The run's folder.
+
+    Raises:
+        UserError: data or the full network are missing or do not fit the configuration, the folder holds a
+            run already, or a gradient is not finite.
+    """
+    folder = run_folder(cfg)
+    if not cfg.run.prunes:
+        fit(cfg, folder, quiet=quiet)
+        return folder
+    if cfg.prune.warm_start or choose_channels(cfg, folder / CHOOSE, quiet=quiet):
+        fit(cfg, folder / FINETUNE, chosen_folder(cfg), quiet=quiet)
+    return folder
 
 
-def train(cfg: Config) -> None:
-    """Train as ``cfg`` says, evaluate after each epoch, and write the table."""
-    folder = run_folder(cfg.run)
-    settings = RunConfig(
+def choose_channels(cfg: Config, folder: Path, *, quiet: bool = False) -> bool:
+    """The first stage: choose channels and refit layers, on rank 0 for all.
+
+    Returns:
+        Whether it is done; False where the run was told to stop.
+    """
+    with Run(settings(cfg, folder, quiet=quiet), config=to_plain(cfg), name="choose") as run:
+        if not run.finished:
+            network = full_network(cfg).to(run.device)
+            data = open_data(cfg, run_folder(cfg) / "fake_data")
+            choice = choose(
+                network,
+                sampling_batches(cfg, data, run.device),
+                cfg.prune,
+                example=example(cfg, run.device),
+                once=run.once,
+                on_layer=lambda progress: finish.tell_layer(run, progress),
+            )
+            finish.keep_choice(run, cfg, data, network, choice)
+    return not run.stopping
+
+
+def fit(cfg: Config, folder: Path, chosen: Path | None = None, *, quiet: bool = False) -> None:
+    """Train the full network or, given where it lies, fine-tune one whose channels were chosen."""
+    device = dist.start(cfg.run.device)
+    whole = iterations(cfg, dist.world_size())
+    limit = min(whole, cfg.run.max_steps or whole)
+    with Run(settings(cfg, folder, limit, quiet=quiet), config=to_plain(cfg), name="train") as run:
+        data = open_data(cfg, run_folder(cfg) / "fake_data")
+        job = make_job(cfg, data, chosen, device)
+        run.track(**job.tracked)
+        finish.begin(run, job)
+        job.model.train()
+        for step, batch in run.steps(job.batches):
+            rate = learning_rate(cfg, step - 1, run.world_size)
+            steps.set_rate(job.optimizer, rate)
+            run.log(lr=rate, **job.step(batch, step - 1), **job.shares)
+            run.updated()
+            if run.due(f"{cfg.run.save_step} steps"):
+                finish.save(run, job)
+        if not run.stopping:
+            finish.end(run, job)
+
+
+def settings(cfg: Config, folder: Path, limit: int | None = None, *, quiet: bool = False) -> RunSettings:
+    """What core's run needs of the configuration."""
+    run = cfg.run
+    return RunSettings(
         dir=folder,
-        seed=cfg.run.seed,
-        resume=cfg.run.resume,
-        device=cfg.run.device,
-        max_steps=cfg.run.max_steps,
+        seed=run.seed,
+        resume=run.resume,
+        device=run.device,
+        max_steps=limit,
+        keep_last=run.keep_last,
+        log_every=f"{run.summ_step} steps",
+        console_every=f"{run.summ_step} steps",
+        quiet=quiet,
     )
-    with Run(settings, config=to_plain(cfg), name="channel-prune") as run:
-        batches = loader(cfg.data, seed=cfg.run.seed, split="train", rank=run.rank, world_size=run.world_size)
-        accuracy = Accuracy(loader(cfg.data, seed=cfg.run.seed, split="test"))
-        model = Network(cfg.model).to(run.device)
-        optimizer = torch.optim.Adam(model.parameters(), lr=cfg.optim.learning_rate)
-        run.track(model=model, optimizer=optimizer, sampler=batches.sampler)
-        for _ in run.epochs(cfg.optim.epochs):
-            for _, (x, y) in run.steps(batches):
-                run.log(**train_step(model, optimizer, (x.to(run.device), y.to(run.device))))
-                run.updated()
-                if run.due("1 epoch"):
-                    with run.evaluating(model):
-                        found = run.report(accuracy.run(model))
-                    run.save(best=run.is_best("accuracy", found["accuracy"]), model_folder=model.save)
-        if run.is_main and not run.stopping:
-            write_table(folder, model, accuracy)
-    dist.stop()
-
-
-def write_table(folder: Path, model: Network, accuracy: Accuracy) -> None:
-    """Print what came out beside the best constant answer, and what to try next."""
-    found = dict(accuracy.run(model))
-    rows = [
-        {"model": "best constant answer", "accuracy": found["constant"]},
-        {"model": "trained", "accuracy": found["accuracy"]},
-    ]
-    write_json(folder / "table.json", rows)
-    notes = [f"wrote {folder}", "next: uv run --package channel-prune demo"]
-    result_table(
-        "channel-prune", ["model", "accuracy"], rows, formats={"accuracy": ".3f"}, notes=notes
-    ).print()
 
 
 @entry
 def main(argv: Sequence[str] | None = None) -> None:
-    """Parse, lower, go."""
-    raw = parse("train", argv)
-    dry = raw.pop("dry_run", False)
+    """Run ``train``."""
+    raw = parse_train(argv)
     cfg = lower(raw)
-    if dry:
+    if raw.print_config:
         print(yaml_text(to_plain(cfg)))
+    elif cfg.run.dry_run:
+        print(f"{cfg.net.name} on {cfg.data.dataset}: configuration is right; nothing was run")
+    elif cfg.run.tour:
+        tour(cfg, train)
+    elif cfg.run.exec_mode == "eval":
+        test(cfg)
     else:
         train(cfg)
 
