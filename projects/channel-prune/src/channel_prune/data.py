@@ -253,7 +253,7 @@ def open_data(cfg: Config, scratch: Path | None = None) -> Data:
     """
     name = cfg.data.dataset
     if name in ("tiny", "tiny_voc"):
-        folder = dist.on_main(lambda: cached("classes" if name == "tiny" else "voc"))
+        folder = dist.on_main(lambda: cached("classes" if name == "tiny" else "shapes"))
     elif cfg.data.fake_data:
         place = scratch or Path("fake_data")
         folder = dist.on_main(lambda: write_fake_data(place, cfg))

@@ -53,10 +53,13 @@ class Colours:
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """Normalise a picture, (H, W, 3) of values 0 to 255 to float32 of the same shape."""
-        values = np.asarray(image, np.float32)
+        values = np.array(image, np.float32)
         if self.scale != 1:
-            values = values / np.float32(self.scale)
-        return (values - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
+            values /= np.float32(self.scale)
+        values -= np.array(self.mean, np.float32)
+        if self.std != (1.0, 1.0, 1.0):
+            values /= np.array(self.std, np.float32)
+        return values
 
     def table(self) -> np.ndarray:
         """What each of the 256 values of a byte becomes, (3, 256) float32."""
