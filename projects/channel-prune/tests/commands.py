@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from channel_prune import cli
-from channel_prune.config import Config
+from channel_prune.config import FOREIGN, Config
 from channel_prune.lowering import COPIED, GROUP_OF, Raw, lower, lower_prune, lower_test
 from channel_prune.model import build
 
@@ -104,9 +104,9 @@ class Documented:
         return bool(PARSERS[program](rest))
 
     def builds(self, cfg: Config) -> bool:
-        """The network of a configuration can be built; each kind is once."""
+        """The network of a configuration can be built; each kind is once, those of other packages never."""
         key = str(cfg.net)
-        if key not in self.networks:
+        if key not in self.networks and not cfg.net.name.startswith(FOREIGN):
             with torch.device("meta"):
                 build(cfg.net)
             self.networks.add(key)

@@ -336,7 +336,7 @@ def test_the_fixed_preset_turns_everything_of_the_faithful_one_off() -> None:
     differing = {
         f.name for f in fields(own) if getattr(fixed.prune, f.name) != getattr(faithful.prune, f.name)
     }
-    assert differing == FAITHFUL.keys() - {"positions"}
+    assert differing == FAITHFUL.keys()
     assert {name: getattr(fixed.prune, name) for name in FAITHFUL} == {
         name: getattr(own, name) for name in FAITHFUL
     }

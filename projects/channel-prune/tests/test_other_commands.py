@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -51,11 +52,12 @@ def test_a_test_of_a_model_without_a_run_needs_its_network(tmp_path: Path) -> No
         {"name": "resnet_v1", "data_dir": "/d", "weights": "w.th", "exec_mode": "eval"}
     )
     (tmp_path / "m").mkdir()
-    (tmp_path / "m/config.json").write_text('{"net": {"name": "resnet_v2", "resnet_size": 32}}')
+    content = {"config": {"net": {"name": "resnet_v2", "resnet_size": 32}, "dataset": "cifar10"}}
+    (tmp_path / "m/config.json").write_text(json.dumps(content))
     folder = lower_test(cli.parse_test(["--model", "m"]))
     assert (folder.net.resnet_size, folder.data.dataset) == (32, "cifar10")
     (tmp_path / "m/config.json").write_text("{")
-    with pytest.raises(UserError, match="broken JSON"):
+    with pytest.raises(UserError, match=r"m/config\.json"):
         lower_test(cli.parse_test(["--model", "m"]))
     program = ["--program", "resnet_at_cifar10_run", "--save_path=a/m.ckpt"]
     assert lower_test(cli.parse_test(program)) == changed(base("resnet_at_cifar10"), save_path="a/m.ckpt")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from channel_prune.config import (
+    DATASETS,
     FOREIGN,
     Config,
     DataConfig,
@@ -23,6 +23,7 @@ from channel_prune.config import (
 from channel_prune.layout import class_folders, data_dir, newest_model, run_config
 from prunelab.config import from_plain, load_yaml, to_plain
 from prunelab.errors import UserError
+from prunelab.util import read_json
 
 GROUPS: dict[str, type] = {
     "net": NetConfig,
@@ -193,7 +194,7 @@ def lower_prune(raw: Raw) -> Config:
     Raises:
         UserError: see `lower_test`.
     """
-    typed = dict(raw.typed) | {"learner": "chn-pruned-rmt", "exec_mode": "train"}
+    typed = {"preset": "fixed", **raw.typed, "learner": "chn-pruned-rmt", "exec_mode": "train"}
     model = typed.pop("model", "")
     if not model and typed.get("dry_run"):
         return lower_values(typed, preset="fixed")
@@ -306,21 +307,16 @@ def _lower_model(model: Path, typed: Mapping[str, Any]) -> Config:
 
 
 def model_config(model: Path) -> dict[str, Any]:
-    """The fields of `NetConfig` that a model folder states; nothing of a file of weights.
+    """The fields of the network and the data set that a model folder states; nothing of a file of weights.
 
     Raises:
         UserError: the folder's ``config.json`` is broken.
     """
     path = model / "config.json"
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path}: broken JSON: {error}") from error
+    content = read_json(path).get("config", {}) if path.is_file() else {}
     known = {f.name for f in fields(NetConfig)} - {"weights"}
-    found = content.get("net", content)
-    return {name: value for name, value in found.items() if name in known}
+    found = {name: value for name, value in content.get("net", {}).items() if name in known}
+    return found | ({"dataset": content["dataset"]} if content.get("dataset") in DATASETS else {})
 
 
 def _flat(cfg: Any) -> dict[str, Any]:
