@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ pytest.register_assert_rewrite("testing")  # before its first import: its failur
 from prunelab import checkpoint  # noqa: E402
 from testing import parity  # noqa: E402
 from testing.killing import Killer  # noqa: E402
+from testing.mistakes import Fails, expect_failure  # noqa: E402
 
 
 def pytest_configure() -> None:
@@ -54,3 +56,9 @@ def killer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Killer]:
     checkpoint.watchers.append(armed.tick)
     yield armed
     checkpoint.watchers.remove(armed.tick)
+
+
+@pytest.fixture
+def fails(capsys: pytest.CaptureFixture[str]) -> Fails:
+    """Runs a command that must fail, and gives the one line that it says."""
+    return functools.partial(expect_failure, capsys)

@@ -16,34 +16,11 @@ import torch
 from PIL import Image
 
 from acosp_seg import finish, train, train_cifar10
-from prunelab import checkpoint
 from prunelab.checkpoint import listed, verify
 from prunelab.errors import UserError
+from testing.mistakes import Fails, cut, fill_disk, snapshot
 
-Fails = Callable[..., str]
 Command = Callable[..., list[str]]
-
-
-@pytest.fixture
-def fails(capsys: pytest.CaptureFixture[str]) -> Fails:
-    """Runs a command that must fail, and gives the one line that it says."""
-
-    def run(command: Callable[[list[str]], None], words: list[str], said: str) -> str:
-        capsys.readouterr()
-        code: Any = None
-        # Not pytest.raises: what it keeps of the exception would keep the loader's workers alive, too.
-        try:
-            command(words)
-        except SystemExit as stop:
-            code = stop.code
-        error = capsys.readouterr().err
-        assert code == 2, error
-        assert error.startswith("error: ")
-        assert error.count("\n") == 1
-        assert re.search(said, error), error
-        return error
-
-    return run
 
 
 @pytest.fixture
@@ -56,11 +33,6 @@ def lists(folder: Path) -> tuple[str, ...]:
     """KEY VALUE pairs that name a copy of the data set."""
     pairs = [(f"{split}_list", str(folder / f"{split}.txt")) for split in ("train", "val")]
     return ("data_root", str(folder), *(word for pair in pairs for word in pair))
-
-
-def snapshot(folder: Path) -> dict[str, tuple[int, bytes]]:
-    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
-    return {str(path): (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
 
 
 # Data
@@ -80,10 +52,6 @@ def test_a_missing_data_set_is_named(command: Command, fails: Fails, own: Path, 
     (own / "train.txt").write_text("")
     fails(train.main, command(run, *lists(own)), "no pictures, expected one or more")
     assert not list(run.glob("checkpoints/*"))
-
-
-def cut(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-20])
 
 
 def text(path: Path) -> None:
@@ -234,14 +202,14 @@ def test_resuming_with_another_model_or_order_of_data_is_refused_and_touches_not
     finished: Callable[[str, str], Path], command: Command, fails: Fails, tmp_path: Path
 ) -> None:
     run = shutil.copytree(finished("pruned", "fixed"), tmp_path / "run")
-    before = snapshot(run / "checkpoints") | snapshot(run / "best") | snapshot(run / "last")
+    before = snapshot(run / "checkpoints", run / "best", run / "last")
     for pair, said in (
         (("width", "4"), r"down1.conv1.cbr_unit.0.*8"),
         (("batch_size", "2"), "data order's global_batch was 4 and is now 2"),
         (("seed", "1"), "data order's seed was 7 and is now 1"),
     ):
         fails(train.main, command(run, *pair, "--resume", pruned=True), said)
-    assert snapshot(run / "checkpoints") | snapshot(run / "best") | snapshot(run / "last") == before
+    assert snapshot(run / "checkpoints", run / "best", run / "last") == before
 
 
 def test_a_folder_that_holds_a_run_is_refused_without_resume_and_not_touched(
@@ -280,17 +248,7 @@ def test_a_full_disk_ends_the_run_by_one_line_and_leaves_the_earlier_checkpoint(
 ) -> None:
     run = tmp_path / "run"
     words = command(run, "save_freq", "1", "epochs", "2", "check_labels", "0", pruned=True)
-    save, count = checkpoint.save_file, 0
-
-    def full(tensors: Any, path: Any, *rest: Any, **more: Any) -> None:
-        nonlocal count
-        count += 1
-        if count == 2:
-            Path(path).write_bytes(b"half")
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        save(tensors, path, *rest, **more)
-
-    monkeypatch.setattr(checkpoint, "save_file", full)
+    fill_disk(monkeypatch, at=2)
     said = fails(train.main, words, "cannot be written: No space left on device")
     assert "earlier checkpoints are unchanged" in said
     assert [path.name for path in listed(run / "checkpoints")] == ["step-000003"]
@@ -326,13 +284,13 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_batch(
     run = tmp_path / "run"
     words = command(run, "save_freq", "1", pruned=True)
     train.main([*words, "--max-steps", "3"])
-    before = snapshot(run / "checkpoints") | snapshot(run / "last")
+    before = snapshot(run / "checkpoints", run / "last")
     with monkeypatch.context() as patch:
         patch.setattr(train, "on_device", lambda x, *_: x.fill_(float("nan")))
         said = fails(train.main, [*words, "--resume"], r"gradient is nan in \d+ of \d+ parameters")
     kept = re.search(r"the batch is kept in (\S+)", said)
     assert kept is not None
     assert (Path(kept[1]) / "tensors.safetensors").is_file()
-    assert snapshot(run / "checkpoints") | snapshot(run / "last") == before
+    assert snapshot(run / "checkpoints", run / "last") == before
     train.main([*words, "--resume"])
     assert (run / "finished.json").is_file()

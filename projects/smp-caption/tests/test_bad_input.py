@@ -17,40 +17,15 @@ import safetensors.torch
 import torch
 import yaml
 
-from prunelab import checkpoint
 from prunelab.checkpoint import listed, verify
 from smp_caption import convert, demo, export, test, train
-
-Fails = Callable[..., str]
-
-
-@pytest.fixture
-def fails(capsys: pytest.CaptureFixture[str]) -> Fails:
-    """Runs a command that must fail, and gives the one line that it says."""
-
-    def run(command: Callable[[list[str]], None], words: list[str], said: str) -> str:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            command(words)
-        error = capsys.readouterr().err
-        assert stop.value.code == 2
-        assert error.startswith("error: ")
-        assert error.count("\n") == 1
-        assert re.search(said, error), error
-        return error
-
-    return run
+from testing.mistakes import Fails, cut, fill_disk, snapshot
 
 
 @pytest.fixture
 def own(pictures: Path, tmp_path: Path) -> Path:
     """A copy of the data set that a test may damage."""
     return shutil.copytree(pictures, tmp_path / "own")
-
-
-def snapshot(folder: Path) -> dict[str, tuple[int, bytes]]:
-    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
-    return {str(path): (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
 
 
 # Data
@@ -92,10 +67,6 @@ def test_a_damaged_data_set_is_named_before_anything_is_trained(
     damage(own)
     fails(train.main, command(tmp_path / "run", "--dataset_dir", str(own)), said)
     assert not (tmp_path / "run/metrics.jsonl").exists() or not (tmp_path / "run/metrics.jsonl").read_text()
-
-
-def cut(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-20])
 
 
 def nan(path: Path) -> None:
@@ -248,14 +219,14 @@ def test_resuming_with_another_model_or_order_of_data_is_refused_and_touches_not
     finished: Callable[[str, str], Path], command: Callable[..., list[str]], fails: Fails, tmp_path: Path
 ) -> None:
     run = shutil.copytree(finished("dense", "fixed"), tmp_path / "run")
-    checkpoints = snapshot(run / "checkpoints") | snapshot(run / "best") | snapshot(run / "last")
+    checkpoints = snapshot(run / "checkpoints", run / "best", run / "last")
     for extra, said in (
         (("--rnn_size", "18"), r"model.*fc_embed.0.weight"),
         (("--batch_size", "2"), "data order's global_batch was 4 and is now 2"),
         (("--seed", "1"), "data order's seed was 8888 and is now 1"),
     ):
         fails(train.main, command(run, *extra, "--resume"), said)
-    now = snapshot(run / "checkpoints") | snapshot(run / "best") | snapshot(run / "last")
+    now = snapshot(run / "checkpoints", run / "best", run / "last")
     assert now == checkpoints
 
 
@@ -297,18 +268,7 @@ def test_a_full_disk_ends_the_run_by_one_line_and_leaves_the_earlier_checkpoint(
 ) -> None:
     whole, run = tmp_path / "whole", tmp_path / "run"
     train.main(command(whole, "--max-steps", "24"))
-    save = checkpoint.save_file
-    count = 0
-
-    def full(tensors: Any, path: Any, *rest: Any, **more: Any) -> None:
-        nonlocal count
-        count += 1
-        if count == 2:
-            Path(path).write_bytes(b"half")
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        save(tensors, path, *rest, **more)
-
-    monkeypatch.setattr(checkpoint, "save_file", full)
+    fill_disk(monkeypatch, at=2)
     said = fails(train.main, command(run, "--max-steps", "24"), "cannot be written: No space left on device")
     assert "earlier checkpoints are unchanged" in said
     assert [path.name for path in listed(run / "checkpoints")] == ["step-000012"]
@@ -344,13 +304,13 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_batch(
     run = tmp_path / "run"
     words = command(run, "--dataset_dir", str(own), "--cache_min_free_ram", "1")
     train.main([*words, "--max-steps", "12"])
-    before = snapshot(run / "checkpoints") | snapshot(run / "last")
+    before = snapshot(run / "checkpoints", run / "last")
     healthy = (own / "bu/cocobu_att/5.npy").read_bytes()
     nan(own / "bu/cocobu_att/5.npy")
     said = fails(train.main, [*words, "--resume"], "gradient is nan in 21 of 21 parameters")
     kept = Path(re.search(r"the batch is kept in (\S+)", said)[1])
     assert 5 in json.loads((kept / "state.json").read_text())["image_ids"]["$tuple"]
-    assert snapshot(run / "checkpoints") | snapshot(run / "last") == before
+    assert snapshot(run / "checkpoints", run / "last") == before
     (own / "bu/cocobu_att/5.npy").write_bytes(healthy)
     train.main([*words, "--resume"])
     assert (run / "finished.json").exists()
