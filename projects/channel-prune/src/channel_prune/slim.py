@@ -1,15 +1,15 @@
 """From a network whose pruned channels are zeros to one that has fewer channels and says the same.
 
 Input channels that a convolution does not keep are weight columns of zeros; nothing gets faster or smaller by
-them. Here the layers before it stop making what nobody reads: filters go, and with them what belongs to them in
-biases, batch norms and depthwise convolutions. Where readers of one tensor keep different channels, all that
-any of them keeps is made, and each picks its own. `prunelab.surgery.shrink` does it; here the result is held
-against the masked network, since a wrong one would still answer.
+them. Here the layers before it stop making what nobody reads: filters go, and with them what belongs to them
+in biases, batch norms and depthwise convolutions. Where readers of one tensor keep different channels, all
+that any of them keeps is made, and each picks its own. `prunelab.surgery.shrink` does it; here the result is
+held against the masked network, since a wrong one would still answer.
 
-The slim network can be fine-tuned in place of the masked one: every step changes what is left in the same way,
-with momentum, weight decay and the statistics of batch norms (columns that `round_to` adds have zero weights,
-and masks of zeros keep them so). What a masked training has besides is of no effect: filters, scales and
-statistics of channels that nobody reads, which decay or wander on; they count in the decay that it logs.
+The slim network can be fine-tuned in place of the masked one: every step changes what is left in the same
+way, with momentum, weight decay and the statistics of batch norms (columns that `round_to` adds have zero
+weights, and masks of zeros keep them so). What a masked training has besides is of no effect: filters, scales
+and statistics of channels that nobody reads, which decay or wander on; they count in the decay that it logs.
 """
 
 from __future__ import annotations
@@ -71,9 +71,9 @@ def slim(
         difference = _difference(masked(model, kept), small.model, example)
         if not difference <= TOLERANCE:
             raise UserError(
-                f"{type(model).__name__}: the slim network differs from the masked one by {difference:.2g} of "
-                f"its largest output, expected at most {TOLERANCE:g}: its code does something with channels that "
-                "was not understood"
+                f"{type(model).__name__}: the slim network differs from the masked one by {difference:.2g} "
+                f"of its largest output, expected at most {TOLERANCE:g}: its code does something with "
+                "channels that was not understood"
             )
     return Slim(model=small.model, structure=small.structure, difference=difference)
 
