@@ -34,7 +34,7 @@ EXEC_MODES = ("train", "eval")
 SELECTIONS = ("ista", "lasso", "l1", "random")
 RECONSTRUCTIONS = ("adam", "ridge", "none")
 SAMPLE_MODES = ("train", "eval")
-POSITIONS = ("crops", "all")
+POSITIONS = ("scattered", "crops", "all")
 SKIP_MATCHES = ("substring", "parts")
 AP_FORMS = ("voc07", "integral")
 CONVENTIONS = ("published", "realisable")
@@ -281,8 +281,9 @@ class PruneConfig:
     """How kernels are refitted: ``adam`` (the original's 100 steps), ``ridge`` (exact) or ``none``."""
     sample_mode: str = "eval"
     """Batch normalisation while layers are sampled: ``train`` (of the batch; the original) or ``eval``."""
-    positions: str = "crops"
-    """Output positions that are sampled: ``crops`` (some at random, one for a whole batch) or ``all``."""
+    positions: str = "scattered"
+    """Output positions that are sampled: ``crops`` (the original: some at random, one for a whole batch),
+    ``scattered`` (as many, each picture's own) or ``all``."""
     compensate_shortcut: bool = True
     """The last convolution of a residual branch also makes up for the error of its shortcut."""
     recalibrate: int = 1000

@@ -35,8 +35,8 @@ class Selection:
 
     kept: list[int]
     """Places of channels, ascending."""
-    gamma: float
-    """Weight of the penalty that leaves them."""
+    gamma: float | None
+    """Weight of the penalty that leaves them; None for a selection without one."""
     trace: list[tuple[float, int]]
     """What was tried: gamma and how many channels it leaves."""
 
