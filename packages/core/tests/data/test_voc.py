@@ -57,7 +57,8 @@ def test_a_set_is_found_in_its_folder_beside_others_and_in_the_devkit(tmp_path):
 
 
 def test_every_picture_is_taken_but_those_of_the_test(tmp_path):
-    a_folder(tmp_path / "VOC2007", ["a", "b", "c"], lists={"test": ["b"], "trainval": ["a"]})
+    folder = a_folder(tmp_path / "VOC2007", list("abcd"), lists={"test": ["b"], "trainval": ["a"]})
+    (folder / "Annotations" / "d.xml").unlink()
     assert names_of(every_picture(tmp_path, "VOC2007")) == ["a", "c"]
     assert names_of(every_picture(tmp_path, "VOC2007", without="none")) == ["a", "b", "c"]
     with pytest.raises(UserError, match="no folder 'VOC2012', expected one of VOC2007"):

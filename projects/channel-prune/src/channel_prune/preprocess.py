@@ -75,7 +75,11 @@ class Preprocess:
         Returns:
             (3, S, S) float32.
         """
-        return self._tensor(self.colours(self._fitted(image)))
+        return self.fitted_picture(self._fitted(image))
+
+    def fitted_picture(self, image: np.ndarray) -> Tensor:
+        """Prepare a picture that has its size already, (S, S, 3) with values 0 to 255, to (3, S, S)."""
+        return self._tensor(self.colours(image))
 
     def training_picture(self, image: np.ndarray, rng: Rng = random) -> Tensor:
         """Prepare a picture for training, changed at random; (H, W, 3) uint8 to (3, S, S) float32.

@@ -141,7 +141,7 @@ def read_image_set(root: StrPath, image_set: str) -> list[VocSample]:
 
 
 def every_picture(root: StrPath, folder: str, *, without: str = "test") -> list[VocSample]:
-    """All pictures of a folder, whatever its lists say, except those of one list, sorted by name.
+    """All pictures of a folder that have an annotation, except those of one list, sorted by name.
 
     Args:
         root: see `find_voc`.
@@ -157,7 +157,8 @@ def every_picture(root: StrPath, folder: str, *, without: str = "test") -> list[
     listed = folders[folder] / "ImageSets" / "Main" / f"{without}.txt"
     left_out = set(listed.read_text(encoding="utf-8-sig").split()) if listed.is_file() else set()
     pictures = _pictures(folders[folder])
-    return [_sample(folders[folder], path) for name, path in pictures.items() if name not in left_out]
+    samples = [_sample(folders[folder], path) for name, path in pictures.items() if name not in left_out]
+    return [sample for sample in samples if sample.annotation.is_file()]
 
 
 def _pictures(folder: Path) -> dict[str, Path]:

@@ -1,4 +1,4 @@
-"""Transforms of a picture together with its boxes: SSD's random changes, and the plain resize of evaluation.
+"""Random changes of a picture together with its boxes, as SSD is trained with them.
 
 A random change is made in this order:
 
@@ -67,21 +67,6 @@ class Window(NamedTuple):
     left: int
     height: int
     width: int
-
-
-def to_input(image: np.ndarray) -> np.ndarray:
-    """What the network takes: blue, green, red, less their mean, (3, H, W) float32.
-
-    Args:
-        image: (H, W, 3) float32 or uint8, 0 to 255; red, green, blue.
-    """
-    less = image.astype(np.float32) - np.array(MEAN, np.float32)
-    return np.ascontiguousarray(less[:, :, ::-1].transpose(2, 0, 1))  # (H, W, 3) to (3, H, W)
-
-
-def resized(image: np.ndarray, size: int) -> np.ndarray:
-    """The whole picture as evaluation takes it: (size, size, 3) float32, not rounded."""
-    return resize_bilinear_tf1(image, size, size)
 
 
 class Colour(NamedTuple):

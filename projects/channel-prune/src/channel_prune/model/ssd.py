@@ -10,7 +10,7 @@
 All convolutions have biases, all but the heads a ReLU behind them, and TensorFlow's SAME padding unless said
 otherwise. conv4_3 is a feature layer after it is divided by its length over the channels and multiplied by a
 learned scale; conv5 reads it as it is. Pictures are blue, green, red, in 0 to 255 less their mean
-(`prunelab.transforms.boxes.to_input`). For smaller pictures there are fewer layers; see
+(`channel_prune.preprocess`). For smaller pictures there are fewer layers; see
 `channel_prune.detect.anchors`.
 
 # B batch, C channels, H, W height and width, A anchors, K classes with background
