@@ -12,7 +12,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from prunelab.config import from_plain, load_config, load_yaml, save_yaml, to_plain, yaml_text
+from prunelab.config import Flat, from_plain, load_config, load_yaml, save_yaml, to_plain, yaml_text
 from prunelab.errors import UserError
 
 
@@ -186,3 +186,42 @@ def test_a_file_of_something_else_is_refused_and_an_empty_one_is_empty(tmp_path:
         load_yaml(tmp_path / "c.yaml")
     (tmp_path / "c.yaml").write_text("# nothing\n")
     assert load_yaml(tmp_path / "c.yaml") == {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    size: int = 4
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prune:
+    ratio: float = 0.5
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Both:
+    data: Data = field(default_factory=Data)
+    prune: Prune = field(default_factory=Prune)
+
+
+def test_a_configuration_of_groups_is_one_mapping_of_fields() -> None:
+    flat = Flat(Both, {"seed": "data"})
+    assert flat.groups == {"data": Data, "prune": Prune}
+    assert flat.group_of == {"size": "data", "seed": "data", "ratio": "prune"}
+    config = Both(data=Data(size=7, seed=3), prune=Prune(seed=3))
+    assert flat.values(config) == {"size": 7, "seed": 3, "ratio": 0.5}
+    assert flat.build(flat.values(config)) == config
+    assert flat.build({"seed": 3, "size": 7}) == config
+    assert flat.build({}) == Both()
+
+
+def test_what_does_not_fit_a_mapping_of_fields_is_named() -> None:
+    with pytest.raises(TypeError, match="Both: data and prune have a field seed"):
+        Flat(Both)
+    flat = Flat(Both, {"seed": "data"})
+    with pytest.raises(UserError, match=r"a\.yaml: unknown key rati: did you mean ratio\?"):
+        flat.build({"rati": 1.0}, where="a.yaml")
+    with pytest.raises(UserError, match=r"a\.yaml.*ratio"):
+        flat.build({"ratio": "half"}, where="a.yaml")

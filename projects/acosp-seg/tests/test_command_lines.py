@@ -14,7 +14,7 @@ from acosp_seg import cli, layout
 from acosp_seg.config import Config, QuirkConfig
 from acosp_seg.lowering import (
     BASELINE,
-    GROUP_OF,
+    FIELDS,
     TOUR,
     Raw,
     lower,
@@ -42,7 +42,7 @@ def in_the_project(monkeypatch: pytest.MonkeyPatch) -> None:
 def changed(cfg: Config, **values: Any) -> Config:
     """A configuration with some fields set."""
     for name, value in values.items():
-        group = GROUP_OF[name]
+        group = FIELDS.group_of[name]
         cfg = replace(cfg, **{group: replace(getattr(cfg, group), **{name: value})})
     return cfg
 
@@ -294,7 +294,7 @@ def test_help_names_every_flag_and_key_and_begins_with_the_project(
         assert shown.startswith(f"acosp-seg {command}: ")
         assert "--version" in shown
         if command in ("train", "test"):
-            for name in GROUP_OF:
+            for name in FIELDS.group_of:
                 assert name in shown
         if command == "train_cifar10":
             for name in cli.CIFAR10_ORDER:

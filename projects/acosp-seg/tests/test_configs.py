@@ -22,7 +22,7 @@ from acosp.soft_topk import kept_channels
 from acosp_seg import cli, study, train, train_cifar10
 from acosp_seg import config as config_module
 from acosp_seg.config import Config, ModelConfig, QuirkConfig
-from acosp_seg.lowering import ALIASES, GROUP_OF, GROUPS, Raw, lower, lower_cifar10, lower_file, run_folder
+from acosp_seg.lowering import ALIASES, FIELDS, Raw, lower, lower_cifar10, lower_file, run_folder
 from acosp_seg.model import build
 from acosp_seg.options import StudyOptions
 from prunelab.config import from_plain, to_plain, yaml_text
@@ -145,7 +145,7 @@ def test_key_value_pairs_are_taken_as_the_original_takes_them(folder: Folder, tm
         lowered = lowered_or_refused(str(file), case["opts"])
         for key, value in case["result"].items() if lowered else ():
             name = ALIASES.get(key, key)
-            assert to_plain(getattr(getattr(lowered, GROUP_OF[name]), name)) == value
+            assert to_plain(getattr(getattr(lowered, FIELDS.group_of[name]), name)) == value
 
 
 def lowered_or_refused(path: str, pairs: list[str]) -> Config | None:
@@ -358,9 +358,7 @@ def test_missing_file_and_unknown_key_on_the_command_line_are_named() -> None:
         load(PAPER[0], "base_lr")
 
 
-def test_every_field_has_a_docstring_and_a_name_of_its_own() -> None:
-    assert len(GROUP_OF) == sum(len(fields(cls)) for cls in GROUPS.values())
-    assert list(GROUPS) == list(Config.__dataclass_fields__)
+def test_every_field_has_a_docstring() -> None:
     for node in ast.parse(inspect.getsource(config_module)).body:
         if isinstance(node, ast.ClassDef):
             cls = getattr(config_module, node.name)
@@ -384,7 +382,7 @@ def test_configuration_to_yaml_and_back_is_the_same(
     tmp_path_factory: pytest.TempPathFactory, values: dict[str, dict[str, Any]]
 ) -> None:
     values["data"]["ignore_label"] = 255
-    cfg = Config(**{group: GROUPS[group](**kinds) for group, kinds in values.items()})
+    cfg = Config(**{group: FIELDS.groups[group](**kinds) for group, kinds in values.items()})
     file = tmp_path_factory.getbasetemp() / "written.yaml"
     file.write_text(yaml_text(to_plain(cfg)), encoding="utf-8")
     assert from_plain(Config, read_yaml(file)) == cfg

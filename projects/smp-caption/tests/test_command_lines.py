@@ -11,7 +11,7 @@ import pytest
 from prunelab.errors import UserError
 from smp_caption import cli
 from smp_caption.config import Config, ModelConfig, QuirksConfig, RunConfig
-from smp_caption.lowering import GROUP_OF, GROUPS, TOUR, Raw, lower, run_folder
+from smp_caption.lowering import FIELDS, TOUR, lower, run_folder
 
 FAITHFUL = Config(
     model=ModelConfig(caption_model="relation_transformer"),
@@ -24,8 +24,10 @@ FAITHFUL = Config(
 def changed(**values: Any) -> Config:
     """The original's defaults with some fields set."""
     groups = {
-        group: replace(getattr(FAITHFUL, group), **{k: v for k, v in values.items() if GROUP_OF[k] == group})
-        for group in GROUPS
+        group: replace(
+            getattr(FAITHFUL, group), **{k: v for k, v in values.items() if FIELDS.group_of[k] == group}
+        )
+        for group in FIELDS.groups
     }
     return Config(**groups)
 
@@ -181,10 +183,6 @@ def test_model_size_sets_sizes_that_are_not_typed() -> None:
     cfg = lower(cli.parse_train(words.split()))
     assert cfg.model.rnn_size == 77
     assert cfg.model.att_hid_size == 32
-
-
-def test_fields_of_all_groups_have_different_names() -> None:
-    assert len(GROUP_OF) == sum(len(cls.__dataclass_fields__) for cls in GROUPS.values())
 
 
 # The original's flags as its parser adds them for one model, data set and tokenizer; a value to type.
@@ -385,8 +383,3 @@ def test_other_commands_read_their_arguments() -> None:
     ):
         with pytest.raises(UserError):
             parse(words)
-
-
-def test_config_groups_are_the_ones_that_a_configuration_has() -> None:
-    assert list(GROUPS) == list(Config.__dataclass_fields__)
-    assert Raw(typed={}).overrides == ()

@@ -21,7 +21,7 @@ from prunelab.errors import UserError
 from smp_caption import cli
 from smp_caption import config as config_module
 from smp_caption.config import Config, ModelConfig, QuirksConfig
-from smp_caption.lowering import GROUPS, lower, read_flat
+from smp_caption.lowering import FIELDS, lower, read_flat
 from smp_caption.model import build
 from smp_caption.pruner import mask_spec
 
@@ -78,7 +78,7 @@ def test_configuration_says_what_it_is_and_equals_its_command_line(path: Path) -
 @pytest.mark.parametrize("path", CONFIGS, ids=NAMES)
 def test_configuration_is_complete_in_one_file(path: Path) -> None:
     values = read_flat(str(path))
-    wanted = {f.name for cls in GROUPS.values() for f in fields(cls)} - NOT_IN_FILES
+    wanted = {f.name for cls in FIELDS.groups.values() for f in fields(cls)} - NOT_IN_FILES
     if not load(path).model.pruned:
         wanted -= {f.name for f in fields(config_module.PruneConfig)} - DENSE_NEEDS
     assert wanted == set(values)
@@ -99,7 +99,7 @@ def test_configuration_of_the_paper_builds_its_model_with_the_published_number_o
 
 
 def test_values_that_differ_from_the_original_are_known() -> None:
-    known = {f.name for cls in GROUPS.values() for f in fields(cls)}
+    known = {f.name for cls in FIELDS.groups.values() for f in fields(cls)}
     assert set(DIFFERENT_FROM_THE_ORIGINAL) <= known
     defaults = config_module.RunConfig()
     assert (defaults.console_every, defaults.log_dir) == (5, "")
@@ -172,7 +172,7 @@ SOME = {
 def test_configuration_to_yaml_and_back_is_the_same(
     tmp_path_factory: pytest.TempPathFactory, values: dict[str, dict[str, Any]]
 ) -> None:
-    cfg = Config(**{group: GROUPS[group](**kinds) for group, kinds in values.items()})
+    cfg = Config(**{group: FIELDS.groups[group](**kinds) for group, kinds in values.items()})
     file = tmp_path_factory.getbasetemp() / "written.yaml"
     file.write_text(yaml_text(to_plain(cfg)), encoding="utf-8")
     assert from_plain(Config, read_yaml(file)) == cfg

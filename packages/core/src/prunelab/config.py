@@ -8,7 +8,7 @@ import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union
+from typing import Any, Generic, Literal, TypeVar, Union
 
 import yaml
 
@@ -62,6 +62,55 @@ def from_plain(cls: type[C], data: Any, *, where: str = "config") -> C:
         return _build(cls, data, "")
     except _Misfit as error:
         raise UserError(f"{where}: {error}") from error
+
+
+class Flat(Generic[C]):
+    """A configuration of groups seen as one mapping of fields to plain values, as flags and files see it.
+
+    Args:
+        cls: A dataclass whose fields are dataclasses, the groups.
+        owners: Where groups share a field: its name to the group whose value all of them have.
+
+    Raises:
+        TypeError: Two groups have a field, and no owner is named.
+    """
+
+    def __init__(self, cls: type[C], owners: Mapping[str, str] | None = None) -> None:
+        hints = typing.get_type_hints(cls)
+        self.cls = cls
+        self.groups: dict[str, type[Any]] = {name: hints[name] for name in _names(cls)}
+        """The groups by name."""
+        self.group_of: dict[str, str] = {}
+        """The group that holds (where several do: owns) a field."""
+        for group, part in self.groups.items():
+            for name in _names(part):
+                owner = (owners or {}).get(name, group)
+                if self.group_of.setdefault(name, owner) != owner:
+                    raise TypeError(f"{cls.__name__}: {self.group_of[name]} and {group} have a field {name}")
+
+    def values(self, config: C) -> dict[str, Any]:
+        """The plain values of a configuration by the names of their fields."""
+        plain = to_plain(config)
+        return {name: plain[group][name] for name, group in self.group_of.items()}
+
+    def build(self, values: Mapping[str, Any], *, where: str = "config") -> C:
+        """The configuration of such values; what is not among them has its default.
+
+        Raises:
+            UserError: An unknown name, or a value that does not fit; see `from_plain`.
+        """
+        for name in values:
+            if name not in self.group_of:
+                raise UserError(f"{where}: unknown key {name}: {did_you_mean(str(name), self.group_of)}")
+        plain = {
+            group: {name: values[name] for name in _names(part) if name in values}
+            for group, part in self.groups.items()
+        }
+        return from_plain(self.cls, plain, where=where)
+
+
+def _names(cls: Any) -> list[str]:
+    return [field.name for field in dataclasses.fields(cls)]
 
 
 class _Misfit(Exception):

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from acosp_seg.config import AMP, PRESETS
-from acosp_seg.lowering import CIFAR10, CIFAR10_FLAGS, GROUPS, Raw
+from acosp_seg.lowering import CIFAR10, CIFAR10_FLAGS, FIELDS, Raw
 from acosp_seg.options import (
     EXPORT_FORMATS,
     CityscapesOptions,
@@ -57,7 +57,7 @@ def _parser(command: str, summary: str, **options: Any) -> Parser:
 def _keys() -> str:
     """What may stand as KEY, for ``--help``."""
     lines = ["keys of KEY VALUE (those of the original's files too: save_path is output, manual_seed seed):"]
-    for group, cls in GROUPS.items():
+    for group, cls in FIELDS.groups.items():
         lines += ["", f"  {group}:"]
         lines += [f"    {name:24} {doc.replace('%%', '%')}" for name, doc in field_docs(cls).items()]
     return "\n".join(lines)
@@ -68,7 +68,7 @@ def _config_parser(command: str, summary: str, own: Flags) -> Parser:
     parser.add_argument(
         "--config", metavar="FILE", help="YAML file (default with KEY VALUE alone: ADE20K PSPNet-50)"
     )
-    docs = {name: doc for cls in GROUPS.values() for name, doc in field_docs(cls).items()}
+    docs = {name: doc for cls in FIELDS.groups.values() for name, doc in field_docs(cls).items()}
     docs |= {
         "print_config": "print the configuration as YAML and stop",
         "model": "checkpoint of the original or of ours: a file or a folder (default: the file's model_path)",
@@ -116,7 +116,7 @@ def parse_train_cifar10(argv: Sequence[str] | None = None) -> Raw:
         UserError: see `parse_train`; a value that is given twice.
     """
     parser = _parser("train_cifar10", "train a ResNet-18 on CIFAR-10, dense or pruned")
-    docs = {name: doc for cls in GROUPS.values() for name, doc in field_docs(cls).items()}
+    docs = {name: doc for cls in FIELDS.groups.values() for name, doc in field_docs(cls).items()}
     kinds = {"save_dir": str, "lr": float, "sparsity": float}
     for name in CIFAR10_ORDER:
         field_name = CIFAR10_FLAGS.get(name, name)

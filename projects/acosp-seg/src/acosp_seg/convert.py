@@ -7,14 +7,13 @@ from pathlib import Path
 
 from acosp_seg.cli import parse_convert
 from acosp_seg.config import Config, ModelConfig
-from acosp_seg.loading import find_model
+from acosp_seg.loading import find_model, load_file
 from acosp_seg.lowering import lower_file
-from acosp_seg.model import build
-from acosp_seg.model.checkpoint import LoadReport, OriginalFile, load_original, read_original
+from acosp_seg.model.checkpoint import LoadReport, OriginalFile, read_original
 from acosp_seg.options import ConvertOptions
 from acosp_seg.recognise import config_of, recognise
 from acosp_seg.segmenter import Segmenter
-from prunelab.errors import UserError, entry
+from prunelab.errors import entry
 from prunelab.hub import is_model_folder
 
 NEW_NETWORK = {
@@ -36,7 +35,8 @@ def convert(options: ConvertOptions) -> Path:
         print(f"{source}: a model folder: {segmenter.config.model.arch}, {segmenter.layout}")
     else:
         file = read_original(source)
-        segmenter, report = load(file, configuration(file, options.config_file))
+        cfg = configuration(file, options.config_file)
+        segmenter, report = load_file(file, cfg, part=file.kind in NEW_NETWORK)
         print(f"{source}: {report.file}")
         print(summary(segmenter, report))
     if not options.dry_run:
@@ -51,23 +51,6 @@ def configuration(file: OriginalFile, config_file: str) -> Config:
         return lower_file(config_file, (), {"pretrained": ""})
     model = NEW_NETWORK.get(file.kind) or recognise(file.state, where=str(file.path))
     return config_of(model)
-
-
-def load(file: OriginalFile, cfg: Config) -> tuple[Segmenter, LoadReport]:
-    """Build the network and load the file into it.
-
-    Raises:
-        UserError: the file is of another network.
-    """
-    if file.kind not in NEW_NETWORK:
-        found = recognise(file.state, where=str(file.path))
-        for name in ("arch", "classes"):
-            has, wants = getattr(found, name), getattr(cfg.model, name)
-            if has != wants:
-                raise UserError(f"{file.path}: a network with {name} {has}, expected {wants}")
-    network = build(cfg.model, criterion_ignore=cfg.data.ignore_label)
-    report = load_original(network, file.path)
-    return Segmenter(model=network.eval(), config=cfg), report
 
 
 def summary(segmenter: Segmenter, report: LoadReport) -> str:

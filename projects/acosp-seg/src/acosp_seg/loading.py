@@ -8,10 +8,10 @@ from pathlib import Path
 
 import torch
 
-from acosp_seg.config import Config
+from acosp_seg.config import Config, ModelConfig
 from acosp_seg.layout import resolve
 from acosp_seg.model import build
-from acosp_seg.model.checkpoint import load_original, read_original
+from acosp_seg.model.checkpoint import LoadReport, OriginalFile, load_original, read_original
 from acosp_seg.recognise import config_of, recognise
 from acosp_seg.segmenter import Segmenter
 from prunelab.errors import UserError
@@ -61,14 +61,27 @@ def load(path: str | Path, *, config: Config | None = None, device: str | torch.
     if place.is_dir():
         return _with_config(Segmenter.from_pretrained(place, device=device), config, place)
     file = read_original(place)
-    found = recognise(file.state, where=str(place))
-    if config is None:
-        config = config_of(found)
-    for name in ("arch", "classes"):
-        _check(name, getattr(found, name), getattr(config.model, name), place)
-    model = build(_untrained(config).model, criterion_ignore=config.data.ignore_label)
-    load_original(model, place)
-    return Segmenter(model=model.to(device).eval(), config=config)
+    segmenter, _ = load_file(file, config or config_of(recognise(file.state, where=str(place))))
+    segmenter.model.to(device)
+    return segmenter
+
+
+def load_file(file: OriginalFile, config: Config, *, part: bool = False) -> tuple[Segmenter, LoadReport]:
+    """Build a network and load a file of the original into it.
+
+    Args:
+        file: what was read.
+        config: the network, its data set and windows.
+        part: the file holds initial weights of a part; the rest of the network stays new.
+
+    Raises:
+        UserError: the file is of another network.
+    """
+    if not part:
+        _check(recognise(file.state, where=str(file.path)), config, file.path)
+    model = build(replace(config.model, pretrained=""), criterion_ignore=config.data.ignore_label)
+    report = load_original(model, file.path)
+    return Segmenter(model=model.eval(), config=config), report
 
 
 def _with_config(segmenter: Segmenter, config: Config | None, place: Path) -> Segmenter:
@@ -76,8 +89,7 @@ def _with_config(segmenter: Segmenter, config: Config | None, place: Path) -> Se
     if config is None:
         return segmenter
     own = segmenter.config.model
-    for name in ("arch", "classes"):
-        _check(name, getattr(own, name), getattr(config.model, name), place)
+    _check(own, config, place)
     names = () if config.data.names_path else segmenter.names
     colors = segmenter.colors[:0] if config.data.colors_path else segmenter.colors
     return Segmenter(
@@ -89,11 +101,8 @@ def _with_config(segmenter: Segmenter, config: Config | None, place: Path) -> Se
     )
 
 
-def _untrained(config: Config) -> Config:
-    """Without the file of first weights, all of which others will replace."""
-    return replace(config, model=replace(config.model, pretrained=""))
-
-
-def _check(name: str, found: object, wanted: object, place: Path) -> None:
-    if found != wanted:
-        raise UserError(f"{place}: a network with {name} {found}, expected {wanted} as configured")
+def _check(found: ModelConfig, config: Config, place: Path) -> None:
+    for name in ("arch", "classes"):
+        has, wants = getattr(found, name), getattr(config.model, name)
+        if has != wants:
+            raise UserError(f"{place}: a network with {name} {has}, expected {wants} as configured")

@@ -3,37 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from acosp_seg.config import (
-    DATASETS,
-    Config,
-    DataConfig,
-    ModelConfig,
-    OptimConfig,
-    PruneConfig,
-    QuirkConfig,
-    RunOptions,
-    TestConfig,
-)
+from acosp_seg.config import DATASETS, Config, QuirkConfig
 from acosp_seg.layout import find_config, newest_model, resolve, run_config, runs_root
-from prunelab.config import from_plain, to_plain
+from prunelab.config import Flat, to_plain
 from prunelab.doors import apply_pairs, did_you_mean, read_sections
 from prunelab.errors import UserError
 
-GROUPS: dict[str, type] = {
-    "model": ModelConfig,
-    "data": DataConfig,
-    "optim": OptimConfig,
-    "prune": PruneConfig,
-    "test": TestConfig,
-    "run": RunOptions,
-    "quirks": QuirkConfig,
-}
-GROUP_OF = {f.name: group for group, cls in GROUPS.items() for f in fields(cls)}
-"""The group that holds a field; every field name is used once."""
+FIELDS = Flat(Config)
+"""Every field of a configuration by its name, which is used once."""
 
 ALIASES = {"save_path": "output", "manual_seed": "seed"}
 """Keys of the original whose field has another name; its ``resume`` is `RunOptions.resume_from`."""
@@ -197,11 +178,12 @@ def lower_file(path: str, overrides: tuple[str, ...] = (), typed: Mapping[str, A
     file = _with_pairs(read_sections(find_config(path)), overrides, path)
     values = _by_field(file, path)
     preset = typed.get("preset", values.get("preset", "faithful"))
-    quirks = _flat(QuirkConfig.of(preset))
+    quirks = to_plain(QuirkConfig.of(preset))
     if "preset" in typed:  # a preset that is typed wins over the quirks that a file lists
         values = {name: value for name, value in values.items() if name not in quirks}
     implied = _implied(values | typed, preset)
-    return _build(_flat(Config()) | quirks | implied | values | typed | {"preset": preset}, path)
+    lowest = FIELDS.values(Config()) | quirks | implied
+    return FIELDS.build(lowest | values | typed | {"preset": preset}, where=path)
 
 
 def lower_cifar10(raw: Raw) -> Config:
@@ -214,8 +196,8 @@ def lower_cifar10(raw: Raw) -> Config:
     if "gpu" in named:
         named["train_gpu"] = [named.pop("gpu")]
     preset = named.get("preset", "faithful")
-    base = _flat(Config()) | _flat(QuirkConfig.of(preset)) | CIFAR10
-    return _build(base | named | {"preset": preset}, "train_cifar10")
+    base = FIELDS.values(Config()) | to_plain(QuirkConfig.of(preset)) | CIFAR10
+    return FIELDS.build(base | named | {"preset": preset}, where="train_cifar10")
 
 
 def run_folder(cfg: Config) -> Path:
@@ -232,8 +214,8 @@ def _lower_tour(typed: dict[str, Any], raw: Raw) -> Config:
         what = f"--{extra[0].replace('_', '-')}" if extra else "--config"
         raise UserError(f"--tour does not go with {what}: expected only {', '.join(sorted(TOUR_TAKES))}")
     preset = typed.get("preset", "fixed")
-    base = _flat(Config()) | _flat(QuirkConfig.of(preset))
-    return _build(base | TOUR | typed | {"preset": preset}, "the tour")
+    base = FIELDS.values(Config()) | to_plain(QuirkConfig.of(preset))
+    return FIELDS.build(base | TOUR | typed | {"preset": preset}, where="the tour")
 
 
 def _implied(values: Mapping[str, Any], preset: str) -> dict[str, Any]:
@@ -255,7 +237,7 @@ def _implied(values: Mapping[str, Any], preset: str) -> dict[str, Any]:
 
 def _with_pairs(file: Mapping[str, Any], overrides: tuple[str, ...], path: str) -> dict[str, Any]:
     """A file's values with KEY VALUE pairs over them; a key may be any field, in the file or not."""
-    defaults = _flat(Config())
+    defaults = FIELDS.values(Config())
     known = defaults | {alias: defaults[name] for alias, name in ALIASES.items()}
     old = {
         key: float(value) if type(value) is int and type(known.get(key)) is float else value
@@ -274,22 +256,9 @@ def _by_field(file: Mapping[str, Any], path: str) -> dict[str, Any]:
         name = ALIASES.get(key, key)
         if name == "resume" and not isinstance(value, bool):
             name = "resume_from"
-        if name not in GROUP_OF:
-            known = [*GROUP_OF, *ALIASES]
+        if name not in FIELDS.group_of:
+            known = [*FIELDS.group_of, *ALIASES]
             raise UserError(f"{path}: unknown key {key}: {did_you_mean(str(key), known)}")
         if value is not None:
             values[name] = value
     return values
-
-
-def _flat(cfg: Any) -> dict[str, Any]:
-    """Plain values of a `Config` or of one group by field name."""
-    plain = to_plain(cfg)
-    return {k: v for group in plain.values() for k, v in group.items()} if isinstance(cfg, Config) else plain
-
-
-def _build(values: Mapping[str, Any], where: str) -> Config:
-    plain: dict[str, dict[str, Any]] = {group: {} for group in GROUPS}
-    for name, value in values.items():
-        plain[GROUP_OF[name]][name] = value
-    return from_plain(Config, plain, where=where)

@@ -26,7 +26,7 @@ from prunelab.doors import (
 )
 from prunelab.errors import UserError
 from smp_caption import config
-from smp_caption.lowering import COMMAND_LINE_DEFAULTS, GROUPS, MODEL_SIZES, Raw, read_flat
+from smp_caption.lowering import COMMAND_LINE_DEFAULTS, FIELDS, MODEL_SIZES, Raw, read_flat
 from smp_caption.options import (
     EXPORT_FORMATS,
     FEATURE_FORMATS,
@@ -207,7 +207,7 @@ def _chosen(argv: Sequence[str]) -> dict[str, str]:
 
 def train_parser(chosen: dict[str, str] | None = None) -> Parser:
     """The parser of ``train`` for a model, data set and tokenizer; None: with every flag, for ``--help``."""
-    docs = {k: v for cls in GROUPS.values() for k, v in _docs(cls).items()} if chosen is None else {}
+    docs = {k: v for cls in FIELDS.groups.values() for k, v in _docs(cls).items()} if chosen is None else {}
     parser = _parser("train", "train a captioning model, dense or pruned; alone: the tour on embedded data")
     for heading, flags in ALL_GROUPS if chosen is None else _groups_for(chosen):
         add_flags(parser.add_argument_group(heading), flags, docs)

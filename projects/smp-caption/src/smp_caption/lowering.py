@@ -8,20 +8,10 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from prunelab.config import from_plain, load_config, to_plain
+from prunelab.config import Flat, load_config, to_plain
 from prunelab.doors import apply_pairs, did_you_mean, read_yaml
 from prunelab.errors import UserError
-from smp_caption.config import (
-    Config,
-    DataConfig,
-    DecodeConfig,
-    ModelConfig,
-    OptimConfig,
-    PruneConfig,
-    QuirksConfig,
-    RunConfig,
-    ScstConfig,
-)
+from smp_caption.config import Config, QuirksConfig
 
 COMMAND_LINE_DEFAULTS = {"caption_model": "relation_transformer", "preset": "faithful"}
 """Where the original's command line starts from another value than the Python API."""
@@ -36,18 +26,8 @@ MODEL_SIZES: dict[str, dict[str, int]] = {
 DATASET_SIZES = {"tiny": {"att_feat_size": 64, "fc_feat_size": 64, "vocab_size": 200}}
 """Sizes that follow from a data set of ours, unless they are typed."""
 
-GROUPS: dict[str, type] = {
-    "model": ModelConfig,
-    "data": DataConfig,
-    "optim": OptimConfig,
-    "prune": PruneConfig,
-    "scst": ScstConfig,
-    "decode": DecodeConfig,
-    "run": RunConfig,
-    "quirks": QuirksConfig,
-}
-GROUP_OF = {f.name: group for group, cls in GROUPS.items() for f in fields(cls)}
-"""The group that holds a field; every field name is used once."""
+FIELDS = Flat(Config)
+"""Every field of a configuration by its name, which is used once."""
 
 TOUR_TAKES = frozenset({"tour", "resume", "output", "seed", "device", "dry_run", "max_steps", "preset"})
 """What may be typed beside ``--tour``."""
@@ -110,13 +90,13 @@ def lower(raw: Raw) -> Config:
     else:
         values = dict(COMMAND_LINE_DEFAULTS)
     preset = typed.get("preset", values.get("preset", "faithful"))
-    quirks = _flat(QuirksConfig.of(preset))
+    quirks = to_plain(QuirksConfig.of(preset))
     if "preset" in typed:
         values = {name: value for name, value in values.items() if name not in quirks}
     size = MODEL_SIZES[typed.pop("model_size", "paper")]
-    values = _flat(Config()) | quirks | values | _data_sizes(values | typed) | size | typed
+    values = FIELDS.values(Config()) | quirks | values | _data_sizes(values | typed) | size | typed
     where = raw.config_file or "the configuration"
-    return _build(apply_pairs(values | {"preset": preset}, raw.overrides, where=where), where)
+    return FIELDS.build(apply_pairs(values | {"preset": preset}, raw.overrides, where=where), where=where)
 
 
 def read_flat(path: str) -> dict[str, Any]:
@@ -127,12 +107,12 @@ def read_flat(path: str) -> dict[str, Any]:
     """
     data = read_yaml(path)
     if not isinstance(data, dict):
-        raise UserError(f"{path}: expected the groups {', '.join(GROUPS)}")
+        raise UserError(f"{path}: expected the groups {', '.join(FIELDS.groups)}")
     flat: dict[str, Any] = {}
     for group, content in data.items():
-        if group not in GROUPS:
-            raise UserError(f"{path}: unknown group {group}: {did_you_mean(str(group), GROUPS)}")
-        names = [f.name for f in fields(GROUPS[group])]
+        if group not in FIELDS.groups:
+            raise UserError(f"{path}: unknown group {group}: {did_you_mean(str(group), FIELDS.groups)}")
+        names = [f.name for f in fields(FIELDS.groups[group])]
         for name, value in (content or {}).items():
             if name not in names:
                 raise UserError(f"{path}: unknown key {group}.{name}: {did_you_mean(str(name), names)}")
@@ -146,25 +126,17 @@ def _lower_tour(typed: dict[str, Any], raw: Raw) -> Config:
         what = f"--{extra[0]}" if extra else "--config"
         raise UserError(f"--tour does not go with {what}: expected only {', '.join(sorted(TOUR_TAKES))}")
     preset = typed.get("preset", "fixed")
-    base = _flat(Config()) | _flat(QuirksConfig.of(preset)) | _data_sizes(TOUR) | MODEL_SIZES["testing"]
-    return _build(base | TOUR | typed, "the tour")
+    base = (
+        FIELDS.values(Config())
+        | to_plain(QuirksConfig.of(preset))
+        | _data_sizes(TOUR)
+        | MODEL_SIZES["testing"]
+    )
+    return FIELDS.build(base | TOUR | typed, where="the tour")
 
 
 def _data_sizes(values: Mapping[str, Any]) -> dict[str, Any]:
     return DATASET_SIZES.get(values.get("dataset", ""), {})
-
-
-def _flat(cfg: Any) -> dict[str, Any]:
-    """Plain values of a `Config` or of one group by field name."""
-    plain = to_plain(cfg)
-    return {k: v for group in plain.values() for k, v in group.items()} if isinstance(cfg, Config) else plain
-
-
-def _build(values: Mapping[str, Any], where: str) -> Config:
-    plain: dict[str, dict[str, Any]] = {group: {} for group in GROUPS}
-    for name, value in values.items():
-        plain[GROUP_OF[name]][name] = value
-    return from_plain(Config, plain, where=where)
 
 
 def run_folder(cfg: Config) -> Path:
