@@ -86,14 +86,21 @@ def end(run: Run, job: Job) -> None:
     cfg, folder, last = job.cfg, run_folder(job.cfg), run.cfg.dir / "last"
     if job.masks is None:
         rivals = [_rival("dense", last, cfg, run.device)]
-        copies = {} if cfg.run.output else {last: place(cfg.run.save_path_eval)}
+        copies = [(last, place(cfg.run.save_path_eval))]
     else:
         chosen = _rival("pruned, before fine-tuning", chosen_folder(cfg), cfg, run.device)
         rivals = [*_dense(cfg, run.device), chosen, *_pruned(cfg, last, folder, job.data, run.device)]
-        copies = {run.cfg.dir / name: folder / name for name in ("last", "best")}
-        if not cfg.run.output:
-            copies[last] = place(cfg.run.save_path_cpr_eval)
-    dist.on_main(lambda: [_copy(source, target) for source, target in copies.items()] and None)
+        copies = [(last, place(cfg.run.save_path_cpr_eval))]
+    if cfg.run.output:  # a folder of its own: nothing is written beside it
+        copies = []
+    if job.masks is not None:
+        copies += [(run.cfg.dir / name, folder / name) for name in ("last", "best")]
+
+    def write() -> None:
+        for source, target in copies:
+            _copy(source, target)
+
+    dist.on_main(write)
     title = f"{cfg.net.name} on {cfg.data.dataset}, {run.step} steps"
     summarise(rivals, job.task, example(cfg, run.device), folder=folder, title=title, quiet=run.cfg.quiet)
 
