@@ -251,3 +251,31 @@ def test_the_published_network_knows_real_pictures(real_data, tmp_path):
     with torch.no_grad():
         right = [(network(x).argmax(1) == y).float() for x, y in open_data(cfg).loader("eval")]
     assert 0.76 < torch.cat(right).mean() < 0.86  # 0.8103 on all 10,000
+
+
+def detection(dataset: str, classes: int, **data: Any) -> Config:
+    net = {"name": "ssd_vgg16", "image_size": 300, "nb_classes": classes}
+    return config(
+        "nowhere", dataset, net, **{"batch_size": 2, "batch_size_eval": 4, "nb_smpls_eval": 6} | data
+    )
+
+
+def test_fake_pascal_voc_has_two_years_and_is_opened_as_the_real_one(tmp_path):
+    cfg = detection("voc", 21, fake_data=True)
+    data = open_data(cfg, tmp_path)
+    assert data.classes[:3] == ("background", "aeroplane", "bicycle")
+    assert {file.parts[-3] for file in tmp_path.glob("*/Annotations/*")} == {"VOC2007", "VOC2012"}
+    x, targets = next(iter(data.loader("train")))
+    assert x.shape == (2, 3, 300, 300)
+    assert targets["boxes"].shape == (*targets["labels"].shape, 4)
+    assert [len(x) for x, _ in everything(data)] == [4, 2]
+    assert sum(data.check()["train"]["counts"]) >= 4
+    assert [len(x) for x in data.sampling_batches(3, 2, seed=0)] == [2, 2]
+
+
+def test_the_embedded_detection_set_is_opened_without_a_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("PRUNELAB_CACHE", str(tmp_path))
+    data = open_data(detection("tiny_voc", 4))
+    assert data.classes == ("background", "circle", "triangle", "cross")
+    assert data.preprocess.bgr
+    assert data.example().shape == (1, 3, 300, 300)

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from channel_prune.config import Config
+from channel_prune.config import DETECTION, Config
+from channel_prune.detect.dataset import BACKGROUND, open_voc
 from channel_prune.fake import write_fake_data
 from channel_prune.preprocess import Preprocess, preprocess_of
 from prunelab import dist
@@ -36,8 +37,6 @@ from prunelab.seed import derive
 from prunelab.transforms.classify import Shift, draw_shift, normalised_batch, pad_crop_flip_batch
 
 SPLITS = ("train", "eval")
-BACKGROUND = "background"
-"""Name of class 0 where labels begin with 1."""
 LOOKED_AT = 2000
 """Picture files of a split that are looked at before a training, spread over it."""
 
@@ -264,6 +263,10 @@ def open_data(cfg: Config, scratch: Path | None = None) -> Data:
                 f"data_dir {cfg.data.data_dir!r}: no such folder, expected the pictures of {name}; name it "
                 "with --data_dir, set PRUNELAB_DATA, or try --fake-data"
             )
+    if name in DETECTION:
+        prepared = preprocess_of(cfg)
+        classes, splits = open_voc(cfg, folder, prepared)
+        return Data(cfg=cfg, folder=folder, classes=classes, preprocess=prepared, splits=splits)
     return _thumbnails(cfg, folder) if name in ("cifar10", "tiny") else _folders(cfg, folder)
 
 
