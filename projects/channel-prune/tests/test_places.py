@@ -40,18 +40,18 @@ def test_networks_of_other_packages_see_pictures_as_they_learnt_them() -> None:
     assert typed("--net resnet_v1").data.pixels == "imagenet"
 
 
-def test_a_folder_of_pictures_says_its_classes(tmp_path: Path) -> None:
+def test_a_folder_of_pictures_says_how_many_classes_it_has(tmp_path: Path) -> None:
     for split, count in (("train", 3), ("val", 1)):
         for name in ("dog", "cat"):
             (tmp_path / f"pets/{split}/{name}").mkdir(parents=True)
             for number in range(count):
                 (tmp_path / f"pets/{split}/{name}/{number}.jpg").touch()
-    cfg = typed("--net torchvision:resnet18 --dataset folder --data-dir pets")
-    assert cfg.data.class_names == ("cat", "dog")
-    assert (cfg.net.nb_classes, cfg.data.nb_smpls_train, cfg.data.nb_smpls_eval) == (2, 6, 2)
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="empty/train: no folders"):
-        typed("--dataset folder --data-dir empty")
+    words = "--net torchvision:resnet18 --dataset folder --data-dir"
+    both, one = typed(f"{words} pets"), typed(f"{words} pets/val")
+    assert (both.net.nb_classes, both.data.nb_smpls_train, both.data.label_offset) == (2, 6, 0)
+    assert (one.net.nb_classes, one.data.nb_smpls_train) == (2, 2)
+    assert typed(f"{words} missing").net.nb_classes == 1000
+    assert typed(f"{words} pets --nb_classes=5").net.nb_classes == 5
 
 
 def test_names_of_classes_give_their_number() -> None:

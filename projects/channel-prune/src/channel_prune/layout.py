@@ -112,23 +112,17 @@ def chosen_folder(cfg: Config) -> Path:
     return place(cfg.run.save_path_ws)
 
 
-def class_folders(folder: Path) -> tuple[tuple[str, ...], int, int]:
-    """Names of the classes of a folder of pictures, and how many pictures it has to train and to evaluate.
+def count_classes(folder: Path) -> tuple[int, int]:
+    """How many classes and training pictures a folder has; both 0 where it is none.
 
     Args:
-        folder: has ``train`` and ``val``, each with a folder of pictures for every class.
-
-    Raises:
-        UserError: there is no class.
+        folder: has a folder of pictures for every class, itself or in ``train``.
     """
-    names = sorted(entry.name for entry in (folder / "train").glob("*") if entry.is_dir())
-    if not names:
-        raise UserError(f"{folder}/train: no folders, expected one of pictures for each class")
-    counts = [
-        sum(file.suffix.lower() in PICTURES for file in (folder / split).glob("*/*"))
-        for split in ("train", "val")
-    ]
-    return tuple(names), counts[0], counts[1]
+    place = folder / "train" if (folder / "train").is_dir() else folder
+    if not place.is_dir():
+        return 0, 0
+    found = [entry for entry in place.iterdir() if entry.is_dir() and not entry.name.startswith(".")]
+    return len(found), sum(file.suffix.lower() in PICTURES for entry in found for file in entry.rglob("*.*"))
 
 
 def newest_model() -> Path:

@@ -20,7 +20,7 @@ from channel_prune.config import (
     QuirkConfig,
     RunOptions,
 )
-from channel_prune.layout import class_folders, data_dir, newest_model, run_config
+from channel_prune.layout import count_classes, data_dir, newest_model, run_config
 from prunelab.config import from_plain, load_yaml, to_plain
 from prunelab.errors import UserError
 from prunelab.util import read_json
@@ -269,11 +269,9 @@ def _of_data(values: Mapping[str, Any], typed: Mapping[str, Any]) -> dict[str, A
         found["data_dir"] = data_dir(dataset)
     if dataset == "folder":
         found["label_offset"] = 0
-        folder = Path(typed.get("data_dir") or found["data_dir"])
-        if folder.is_dir() and not typed.get("fake_data"):
-            there, train, val = class_folders(folder)
-            names = names or there
-            found |= {"class_names": there, "nb_smpls_train": train, "nb_smpls_eval": max(val, 1)}
+        classes, pictures = count_classes(Path(typed.get("data_dir") or found["data_dir"]))
+        if pictures and not typed.get("fake_data"):
+            found |= {"nb_classes": classes, "nb_smpls_train": pictures}
     elif dataset in ("cifar10", "tiny"):
         found |= {"nb_classes": 10, "label_offset": 0}
     elif dataset == "ilsvrc12" and typed.get("nb_classes", values["nb_classes"]) == 1000:
