@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import runpy
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+
+from testing.launching import SLOW, SLURM, interrupted, stand_ins, start
 
 PROJECT = Path(__file__).resolve().parents[1]
 TOOL = PROJECT / "tool"
@@ -89,38 +89,15 @@ def project(tmp_path: Path) -> Path:
 @pytest.fixture
 def machine(tmp_path: Path) -> dict[str, str]:
     """An environment in which Python and SLURM's commands are stand-ins that record."""
-    folder = tmp_path / "bin"
-    folder.mkdir()
-    record = f'#!/bin/sh\necho "$(basename "$0") $*" >> {tmp_path}/slurm.txt\n'
-    scripts = {"recorder": RECORDER, "srun": SRUN, "scontrol": record + "echo node7\n", "scancel": record}
-    for name, text in scripts.items():
-        (folder / name).write_text(text)
-        (folder / name).chmod(0o755)
-    ours = ("SLURM", "MASTER", "RANK", "WORLD", "CUDA", "PROCESSES", "PRUNELAB")
-    keep = {key: value for key, value in os.environ.items() if not key.startswith(ours)}
-    path = f"{folder}{os.pathsep}{os.environ['PATH']}"
-    runs = {"PRUNELAB_RUNS": str(tmp_path / "runs"), "GPUS": "", "SLURM_JOB_ID": "41"}
-    return keep | runs | {"PATH": path, "PYTHON": str(folder / "recorder")}
-
-
-def start(
-    script: Path, words: str, environment: dict[str, str], folder: Path
-) -> subprocess.CompletedProcess[str]:
-    shell = shutil.which("dash") or "sh"
-    return subprocess.run(
-        [shell, str(script), *words.split()],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    programs = {"recorder": RECORDER, "srun": SRUN, **SLURM}
+    return stand_ins(tmp_path, programs, PRUNELAB_RUNS=str(tmp_path / "runs"), GPUS="", SLURM_JOB_ID="41")
 
 
 def test_training_starts_from_any_folder_keeps_the_originals_layout_and_ends_with_a_test(
     project: Path, machine: dict[str, str], tmp_path: Path
 ) -> None:
-    done = start(project / "tool/train.sh", "cityscapes pspnet50_0.5 --resume epochs 3", machine, tmp_path)
+    words = ["cityscapes", "pspnet50_0.5", "--resume", "epochs", "3"]
+    done = start(project / "tool/train.sh", words, machine, tmp_path)
     assert done.returncode == 0, done.stderr
     config = "config/cityscapes/cityscapes_pspnet50_0.5.yaml"
     assert f"in {project}" in done.stdout
@@ -137,7 +114,7 @@ def test_training_starts_from_any_folder_keeps_the_originals_layout_and_ends_wit
 def test_a_failed_training_is_reported_as_failed_and_not_tested(
     project: Path, machine: dict[str, str], tmp_path: Path
 ) -> None:
-    done = start(project / "tool/train.sh", "ade20k pspnet50", machine | {"TRAIN_STATUS": "7"}, tmp_path)
+    done = start(project / "tool/train.sh", ["ade20k", "pspnet50"], machine | {"TRAIN_STATUS": "7"}, tmp_path)
     assert done.returncode == 7
     assert "the training failed with status 7" in done.stderr
     assert "acosp_seg.test" not in done.stdout
@@ -148,9 +125,9 @@ def test_a_failed_training_is_reported_as_failed_and_not_tested(
 def test_a_missing_configuration_of_the_study_is_made_and_another_is_one_line(
     project: Path, machine: dict[str, str], tmp_path: Path
 ) -> None:
-    done = start(project / "tool/train.sh", "camvid segnet_0.5_300", machine, tmp_path)
+    done = start(project / "tool/train.sh", ["camvid", "segnet_0.5_300"], machine, tmp_path)
     assert "--config config/camvid/study/camvid_segnet_0.5_300.yaml" in done.stdout
-    wrong = start(project / "tool/test.sh", "camvids segnet", machine, tmp_path)
+    wrong = start(project / "tool/test.sh", ["camvids", "segnet"], machine, tmp_path)
     assert wrong.returncode == 2
     assert wrong.stderr.startswith("error: config/camvids/camvids_segnet.yaml: no such file")
     assert wrong.stderr.count("\n") == 1
@@ -161,12 +138,12 @@ def test_one_process_starts_for_each_gpu_that_is_listed_and_there(
     project: Path, machine: dict[str, str], tmp_path: Path
 ) -> None:
     test, train = project / "tool/test.sh", project / "tool/train.sh"
-    four = start(train, "ade20k pspnet50", machine | {"GPUS": "0,1,2"}, tmp_path).stdout
+    four = start(train, ["ade20k", "pspnet50"], machine | {"GPUS": "0,1,2"}, tmp_path).stdout
     assert "--standalone --nproc_per_node 3 -m acosp_seg.train" in four
     assert "sees 0,1,2" in four
-    asked = start(test, "ade20k pspnet50", machine | {"PROCESSES": "2"}, tmp_path).stdout
+    asked = start(test, ["ade20k", "pspnet50"], machine | {"PROCESSES": "2"}, tmp_path).stdout
     assert "--standalone --nproc_per_node 2 -m acosp_seg.test" in asked
-    alone = start(test, "ade20k pspnet50 --model x.pth", machine | {"GPUS": "0"}, tmp_path).stdout
+    alone = start(test, ["ade20k", "pspnet50", "--model", "x.pth"], machine | {"GPUS": "0"}, tmp_path).stdout
     assert "got -m acosp_seg.test --config config/ade20k/ade20k_pspnet50.yaml --model x.pth" in alone
 
 
@@ -180,11 +157,11 @@ def test_without_an_active_interpreter_that_has_the_project_the_workspaces_is_ta
     for path, text in ((active, "#!/bin/sh\nexit 1\n"), (of_workspace, RECORDER)):
         path.write_text(text)
         path.chmod(0o755)
-    done = start(project / "tool/test.sh", "ade20k pspnet50", machine, tmp_path)
+    done = start(project / "tool/test.sh", ["ade20k", "pspnet50"], machine, tmp_path)
     assert "got -m acosp_seg.test" in done.stdout
     active.write_text("#!/bin/sh\necho active $*\n")
     machine["PROCESSES"] = "1"
-    done = start(project / "tool/test.sh", "ade20k pspnet50", machine, tmp_path)
+    done = start(project / "tool/test.sh", ["ade20k", "pspnet50"], machine, tmp_path)
     assert "active -m acosp_seg.test" in done.stdout
 
 
@@ -192,7 +169,7 @@ def test_without_an_active_interpreter_that_has_the_project_the_workspaces_is_ta
 def test_a_relative_folder_of_runs_starts_where_the_command_was_typed(
     project: Path, machine: dict[str, str], tmp_path: Path
 ) -> None:
-    done = start(project / "tool/train.sh", "tiny segnet", machine | {"PRUNELAB_RUNS": "mine"}, tmp_path)
+    done = start(project / "tool/train.sh", ["tiny", "segnet"], machine | {"PRUNELAB_RUNS": "mine"}, tmp_path)
     assert done.returncode == 0
     assert (tmp_path / "mine/tiny/segnet/model").is_dir()
 
@@ -205,7 +182,7 @@ def test_a_run_that_is_there_keeps_the_files_that_made_it_and_its_own_configurat
     model.mkdir(parents=True)
     (model / "metrics.jsonl").touch()
     (model / "config.yaml").touch()
-    done = start(project / "tool/train.sh", "tiny segnet --resume", machine, tmp_path)
+    done = start(project / "tool/train.sh", ["tiny", "segnet", "--resume"], machine, tmp_path)
     assert not (model.parent / "train.sh").exists()
     assert f"acosp_seg.test --config {model / 'config.yaml'}" in done.stdout
 
@@ -214,16 +191,16 @@ def test_a_run_that_is_there_keeps_the_files_that_made_it_and_its_own_configurat
 def test_the_classifier_has_a_folder_for_each_sparsity(
     project: Path, machine: dict[str, str], tmp_path: Path
 ) -> None:
-    done = start(project / "tool/train_cifar10.sh", "0.5 --epochs 3", machine, tmp_path)
+    done = start(project / "tool/train_cifar10.sh", ["0.5", "--epochs", "3"], machine, tmp_path)
     folder = tmp_path / "runs/cifar10/resnet18_0.5"
     assert f"-m acosp_seg.train_cifar10 --save_dir {folder} --sparsity 0.5 --epochs 3" in done.stdout
     assert (folder / "train_0.5.py").is_file()
-    assert start(project / "tool/train_cifar10.sh", "", machine, tmp_path).returncode == 2
+    assert start(project / "tool/train_cifar10.sh", [], machine, tmp_path).returncode == 2
 
 
 @pytest.mark.slow
 def test_slurm_file_starts_a_task_and_resumes(project: Path, machine: dict[str, str], tmp_path: Path) -> None:
-    done = start(project / "tool/slurm.sh", "cityscapes pspnet50 --device cuda", machine, tmp_path)
+    done = start(project / "tool/slurm.sh", ["cityscapes", "pspnet50", "--device", "cuda"], machine, tmp_path)
     config = "config/cityscapes/cityscapes_pspnet50.yaml"
     assert f"-m acosp_seg.train --resume --config {config} --device cuda" in done.stdout
     assert "rank 1 of 2 at node7" in done.stdout
@@ -233,22 +210,15 @@ def test_slurm_file_starts_a_task_and_resumes(project: Path, machine: dict[str, 
 def test_slurm_file_tells_the_tasks_to_stop_and_asks_to_be_requeued(
     project: Path, machine: dict[str, str], tmp_path: Path
 ) -> None:
-    (tmp_path / "bin/recorder").write_text("#!/bin/sh\ntouch started\nsleep 2\necho saved\n")
+    (tmp_path / "bin/recorder").write_text(SLOW)
     copied = tmp_path / "spool" / "job41"
     copied.parent.mkdir()
     copied.write_text((TOOL / "slurm.sh").read_text())
-    words = ["sh", str(copied), "tiny", "segnet"]
     environment = machine | {"PROJECT": str(project)}
-    job = subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, text=True)
-    for _ in range(100):
-        if (project / "started").exists():
-            break
-        time.sleep(0.1)
-    job.send_signal(signal.SIGUSR1)
-    out, _ = job.communicate(timeout=30)
-    assert job.returncode == 0
+    status, out = interrupted(copied, ["tiny", "segnet"], environment, project / "started")
+    assert status == 0
     assert out.startswith("saved\n")
-    said = (tmp_path / "slurm.txt").read_text().splitlines()
+    said = (tmp_path / "said.txt").read_text().splitlines()
     assert said[-2:] == ["scancel --signal=USR1 41", "scontrol requeue 41"]
 
 
@@ -256,7 +226,7 @@ def test_slurm_file_tells_the_tasks_to_stop_and_asks_to_be_requeued(
 def test_slurm_file_says_what_is_missing(machine: dict[str, str], tmp_path: Path) -> None:
     copied = tmp_path / "job41"
     copied.write_text((TOOL / "slurm.sh").read_text())
-    done = start(copied, "tiny segnet", machine, tmp_path)
+    done = start(copied, ["tiny", "segnet"], machine, tmp_path)
     assert done.returncode == 2
     assert "set PROJECT=" in done.stderr
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import runpy
-import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+
+from testing.launching import SLOW, SLURM, interrupted, stand_ins, start
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
 
@@ -64,25 +62,15 @@ def test_rounding_masks_of_a_run_that_is_not_there_is_one_line(
 @pytest.fixture
 def tools(tmp_path: Path) -> dict[str, str]:
     """An environment in which Python and SLURM's commands are stand-ins that record."""
-    folder = tmp_path / "bin"
-    folder.mkdir()
-    record = f'#!/bin/sh\necho "$(basename "$0") $*" >> {tmp_path}/slurm.txt\n'
-    scripts = {"recorder": RECORDER, "srun": SRUN, "scontrol": record + "echo node7\n", "scancel": record}
-    for name, text in scripts.items():
-        (folder / name).write_text(text)
-        (folder / name).chmod(0o755)
-    keep = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM", "MASTER", "RANK", "WORLD"))}
-    path = f"{folder}{os.pathsep}{os.environ['PATH']}"
-    return keep | {"PATH": path, "PYTHON": str(folder / "recorder"), "SLURM_JOB_ID": "41"}
+    return stand_ins(tmp_path, {"recorder": RECORDER, "srun": SRUN, **SLURM}, SLURM_JOB_ID="41")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["train.sh", "slurm.sh"])
 def test_launch_files_start_from_any_folder(name: str, tools: dict[str, str], tmp_path: Path) -> None:
-    words = ["sh", str(SCRIPTS / name), "--id", "two words"]
-    done = subprocess.run(
-        words, cwd=tmp_path, env=tools | {"PROCESSES": "3"}, capture_output=True, text=True, check=True
-    )
+    words = ["--id", "two words"]
+    done = start(SCRIPTS / name, words, tools | {"PROCESSES": "3"}, tmp_path)
+    assert done.returncode == 0, done.stderr
     assert f"in {SCRIPTS.parent}" in done.stdout
     if name == "train.sh":
         assert "--nproc_per_node 3 -m smp_caption.train --id two words" in done.stdout
@@ -95,7 +83,7 @@ def test_launch_files_start_from_any_folder(name: str, tools: dict[str, str], tm
 def test_slurm_file_tells_the_tasks_to_stop_and_asks_to_be_requeued(
     tools: dict[str, str], tmp_path: Path
 ) -> None:
-    (tmp_path / "bin/recorder").write_text("#!/bin/sh\ntouch started\nsleep 2\necho saved\n")
+    (tmp_path / "bin/recorder").write_text(SLOW)
     project = tmp_path / "project"
     (project / "src/smp_caption").mkdir(parents=True)
     (project / "src/smp_caption/train.py").touch()
@@ -103,16 +91,10 @@ def test_slurm_file_tells_the_tasks_to_stop_and_asks_to_be_requeued(
     copied.parent.mkdir()
     copied.write_text((SCRIPTS / "slurm.sh").read_text())
     environment = tools | {"PROJECT": str(project)}
-    job = subprocess.Popen(["sh", str(copied)], env=environment, stdout=subprocess.PIPE, text=True)
-    for _ in range(100):
-        if (project / "started").exists():
-            break
-        time.sleep(0.1)
-    job.send_signal(signal.SIGUSR1)
-    out, _ = job.communicate(timeout=30)
-    assert job.returncode == 0
+    status, out = interrupted(copied, [], environment, project / "started")
+    assert status == 0
     assert out.startswith("saved\n")
-    said = (tmp_path / "slurm.txt").read_text().splitlines()
+    said = (tmp_path / "said.txt").read_text().splitlines()
     assert said[-2:] == ["scancel --signal=USR1 41", "scontrol requeue 41"]
 
 
@@ -120,8 +102,6 @@ def test_slurm_file_tells_the_tasks_to_stop_and_asks_to_be_requeued(
 def test_slurm_file_says_what_is_missing(tools: dict[str, str], tmp_path: Path) -> None:
     copied = tmp_path / "job41"
     copied.write_text((SCRIPTS / "slurm.sh").read_text())
-    done = subprocess.run(
-        ["sh", str(copied)], cwd=tmp_path, env=tools, capture_output=True, text=True, check=False
-    )
+    done = start(copied, [], tools, tmp_path)
     assert done.returncode == 2
     assert "set PROJECT=" in done.stderr
