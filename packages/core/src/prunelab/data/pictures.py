@@ -1,15 +1,19 @@
-"""Reading a picture file safely."""
+"""Pictures as users have them: files, read safely, and pictures in memory."""
 
 from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from typing import TypeAlias
 
+import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from prunelab.errors import UserError
 from prunelab.util import StrPath
 
+Picture: TypeAlias = "StrPath | Image.Image | np.ndarray"
+"""A file, a PIL image, or an array (H, W, 3) uint8 of red, green and blue."""
 FORMATS = ("JPEG", "PNG")
 """File formats that are opened, told by content."""
 
@@ -43,3 +47,18 @@ def read_picture(path: StrPath) -> Image.Image:
         raise UserError(
             f"{file}: picture is damaged or cut off ({error}); expected a whole JPEG or PNG file"
         ) from error
+
+
+def pixels(picture: Picture) -> np.ndarray:
+    """A picture as red, green and blue, (H, W, 3) uint8.
+
+    Raises:
+        UserError: see `read_picture`; or an array is of another shape or type.
+    """
+    if isinstance(picture, np.ndarray):
+        if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8 or not picture.size:
+            raise UserError(f"picture is {picture.dtype} {picture.shape}, expected uint8 (height, width, 3)")
+        return picture
+    if isinstance(picture, Image.Image):
+        return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
+    return np.asarray(read_picture(picture))
