@@ -22,7 +22,7 @@ from typing import Any, TypeVar, get_type_hints
 
 from channel_prune.config import LEARNERS
 from channel_prune.lowering import GROUP_OF, GROUPS, NAMES, PROGRAMS, PRUNING, Raw
-from channel_prune.options import EXPORT_FORMATS, ConvertOptions, DemoOptions, ExportOptions
+from channel_prune.options import EXPORT_FORMATS, CompareOptions, ConvertOptions, DemoOptions, ExportOptions
 from prunelab.doors import FALSE_WORDS, TRUE_WORDS, Parser, check_one_of, csv, none_word, word_bool
 from prunelab.errors import UserError
 
@@ -322,7 +322,10 @@ other networks are as in the original. Each --flag is also -flag; a truth value 
 def _raw(command: str, summary: str, own: Sequence[str], argv: Sequence[str] | None) -> Raw:
     flags = [*config_flags(), *_own(_Commands, own)]
     parser = _parser(command, summary, flags, epilog=NETWORKS)
-    typed = _read(parser, flags, argv)
+    return _as_raw(_read(parser, flags, argv))
+
+
+def _as_raw(typed: dict[str, Any]) -> Raw:
     print_config, program = typed.pop("print_config", False), typed.pop("program", None)
     if program is not None:
         check_one_of("program", program, PROGRAMS)
@@ -364,6 +367,20 @@ def parse_prune(argv: Sequence[str] | None = None) -> Raw:
     own = ("model", "program", "resume", "dry_run", "print_config")
     summary = "choose channels of a trained network and make it slim, without training it"
     return _raw("prune", summary, own, argv)
+
+
+def parse_compare(argv: Sequence[str] | None = None) -> tuple[Raw, CompareOptions]:
+    """Read the command line of ``compare``: as that of ``train``, with flags of its own.
+
+    Raises:
+        UserError: see `parse_train`.
+    """
+    own = tuple(field.name for field in fields(CompareOptions))
+    flags = [*config_flags(), *_own(_Commands, ("program", "dry_run")), *_own(CompareOptions, own)]
+    summary = "compare ways to choose channels, on one trained network"
+    typed = _read(_parser("compare", summary, flags, epilog=NETWORKS), flags, argv)
+    options = CompareOptions(**{name: typed.pop(name) for name in own if name in typed})
+    return _as_raw({"learner": "chn-pruned-rmt", **typed}), options
 
 
 def _options(cls: type[T], parser: Parser, flags: Sequence[Flag], argv: Sequence[str] | None) -> T:

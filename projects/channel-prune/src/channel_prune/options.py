@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from prunelab.doors import did_you_mean
-from prunelab.errors import UserError
+from prunelab.doors import check_at_least, check_one_of, check_share, check_within
 
 EXPORT_FORMATS = ("onnx", "slim", "original")
+METHODS = ("faithful", "fixed", "l1", "random", "torch-pruning")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,10 +32,8 @@ class DemoOptions:
     """Check the command line and stop."""
 
     def __post_init__(self) -> None:
-        if self.top < 1:
-            raise UserError(f"top is {self.top}, expected at least 1")
-        if not 0 <= self.threshold <= 1:
-            raise UserError(f"threshold is {self.threshold}, expected 0 to 1")
+        check_at_least("top", self.top, 1)
+        check_within("threshold", self.threshold, 0, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,13 +76,30 @@ class ExportOptions:
     """Check the command line and stop."""
 
     def __post_init__(self) -> None:
-        if self.format not in EXPORT_FORMATS:
-            hint = did_you_mean(self.format, EXPORT_FORMATS)
-            raise UserError(f"format is {self.format!r}, expected one of {', '.join(EXPORT_FORMATS)}; {hint}")
+        check_one_of("format", self.format, EXPORT_FORMATS)
         for name in ("image_size", "nb_repts_warmup", "nb_repts"):
-            if getattr(self, name) < 0:
-                raise UserError(f"{name} is {getattr(self, name)}, expected 0 or more")
-        if self.round_to < 1:
-            raise UserError(f"round_to is {self.round_to}, expected at least 1")
-        if not 0 <= self.fake_prune_ratio < 1:
-            raise UserError(f"fake_prune_ratio is {self.fake_prune_ratio}, expected 0 <= ratio < 1")
+            check_at_least(name, getattr(self, name), 0)
+        check_at_least("round_to", self.round_to, 1)
+        check_share("fake_prune_ratio", self.fake_prune_ratio)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareOptions:
+    """``compare``: ways to choose channels, on one trained network."""
+
+    methods: tuple[str, ...] = METHODS
+    """Ways that are compared: faithful, fixed, l1 (largest kernels, refitted as fixed is), random (refitted
+    too) and torch-pruning (its L1 norm, on inner channels alone, at equal multiplications)."""
+    ratios: tuple[float, ...] = (0.3, 0.5, 0.7)
+    """Shares of every layer's input channels that go."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Seeds: of the pictures, of what is drawn, and of fine-tuning."""
+    finetune_seconds: float = 60.0
+    """How long each network is fine-tuned; 0: it is not."""
+
+    def __post_init__(self) -> None:
+        for method in self.methods:
+            check_one_of("methods", method, METHODS)
+        for ratio in self.ratios:
+            check_share("ratios", ratio)
+        check_at_least("finetune_seconds", self.finetune_seconds, 0)

@@ -1,0 +1,86 @@
+"""Ways to choose channels, compared on the tiny network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+from torch import nn
+
+from channel_prune import compare
+from channel_prune.cli import parse_compare
+from channel_prune.config import Config
+from channel_prune.job import example, full_network
+from channel_prune.options import METHODS, CompareOptions
+from prunelab import dist
+from prunelab.errors import UserError
+from prunelab.flops import count
+
+OPTIONS = CompareOptions(methods=("fixed", "torch-pruning"), ratios=(0.5,), seeds=(0,), finetune_seconds=0.2)
+
+
+@pytest.fixture(scope="module")
+def setting(build: Callable[..., Config], tmp_path_factory: pytest.TempPathFactory) -> Config:
+    return build(tmp_path_factory.mktemp("compare"))
+
+
+def test_every_method_has_its_way() -> None:
+    assert {*compare.WAYS, "torch-pruning"} == set(METHODS)
+
+
+@pytest.mark.tiny
+def test_rows_are_kept_and_only_missing_ones_are_made(
+    setting: Config, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = compare.compare(setting, OPTIONS)
+    assert [row["method"] for row in rows] == ["fixed", "torch-pruning"]
+    for row in rows:
+        assert all(0 <= row[figure] <= 1 for figure in compare.FIGURES)
+        assert row["steps"] > 0
+    ours, theirs = (row["MACs"] for row in rows)
+    assert abs(ours - theirs) < 0.1  # of 16 channels at most, each is several percent
+    monkeypatch.setattr(compare, "full_network", None)  # nothing is to be made
+    assert compare.compare(setting, OPTIONS) == rows
+    assert "torch-pruning" in capsys.readouterr().out
+
+
+def test_table_has_means_over_seeds() -> None:
+    row = {"ratio": 0.5, "method": "l1", "MACs": 0.4, "recalibrated": 0.6, "finetuned": 0.7}
+    table = compare.table([{**row, "seed": 0, "before": 0.2}, {**row, "seed": 1, "before": 0.4}])
+    assert table.texts() == [["0.5", "l1", "2", "40.00%", "30.00%", "60.00%", "70.00%"]]
+
+
+def test_torch_pruning_costs_what_was_asked_for_and_leaves_sums_whole(setting: Config) -> None:
+    device = dist.start("cpu")
+    network, picture = full_network(setting).eval(), example(setting, device)
+    dense = count(network, picture).macs
+    small = compare.by_torch_pruning(network, picture, 0.6, dense).model
+    assert abs(count(small, picture).macs / dense - 0.6) < 0.06
+    changed = {
+        name
+        for name, module in small.named_modules()
+        if isinstance(module, nn.Conv2d) and module.out_channels < network.get_submodule(name).out_channels
+    }
+    assert changed
+    assert all(name.endswith(".conv1") for name in changed)
+
+
+def test_without_seconds_nothing_is_trained(setting: Config) -> None:
+    data, task = compare.opened(setting, dist.start("cpu"))
+    assert compare.finetune(full_network(setting), task, data, setting, 0) == 0
+
+
+def test_unknown_method_and_impossible_ratio_are_refused() -> None:
+    with pytest.raises(UserError, match=r"methods is 'l2'.*l1"):
+        parse_compare(["--methods", "l2"])
+    with pytest.raises(UserError, match=r"ratios is 1\.0"):
+        replace(OPTIONS, ratios=(1.0,))
+
+
+def test_command_line_and_dry_run(capsys: pytest.CaptureFixture[str]) -> None:
+    compare.main(["--net=resnet_v1", "--ratios", "0.3,0.5", "--seeds=4", "--methods=l1", "--dry-run"])
+    assert "resnet_v1 on cifar10" in capsys.readouterr().out
+    raw, options = parse_compare(["--ratios", "0.3,0.5", "--seeds=4"])
+    assert (options.ratios, options.seeds) == ((0.3, 0.5), (4,))
+    assert raw.typed["learner"] == "chn-pruned-rmt"
