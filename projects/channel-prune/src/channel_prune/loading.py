@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from channel_prune.adopt import adopt
-from channel_prune.classifier import Classifier
 from channel_prune.config import Config, NetConfig
 from channel_prune.data import Data
-from channel_prune.detector import Detector
 from channel_prune.model import build
 from channel_prune.recognise import recognise
 from channel_prune.saved import KIND, Saved, check_same, network_of
@@ -21,6 +19,10 @@ from channel_prune.weights import fill, find_weights, read_weights
 from prunelab.errors import UserError
 from prunelab.hub import is_model_folder, load_model_folder, load_state
 from prunelab.surgery import Structure
+
+if TYPE_CHECKING:
+    from channel_prune.classifier import Classifier
+    from channel_prune.detector import Detector
 
 INSIDE = ("best", "last", "pruned/best", "pruned/last", "dense/best", "dense/last", "chosen")
 """Model folders in the folder of a run or of a tour, the preferred one first."""
@@ -65,6 +67,9 @@ def load(path: str | Path, *, net: str = "", device: str | torch.device = "cpu")
     Raises:
         UserError: nothing is there, or it is no network that is known.
     """
+    from channel_prune.classifier import Classifier  # a training needs neither
+    from channel_prune.detector import Detector
+
     here = Path(path).exists() or find_weights(path) is not None
     place = find_model(path, slim=True) if here else path
     if here and not is_model_folder(place):
