@@ -13,12 +13,6 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 
-@pytest.fixture(autouse=True)
-def tools_on_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The modules of tools/ import each other by name, as they do when one of them is started."""
-    monkeypatch.syspath_prepend(str(ROOT / "tools"))
-
-
 @pytest.fixture
 def workspace(tmp_path: Path) -> Path:
     """A copy of every file that the repository has or would take, in a repository of its own."""
