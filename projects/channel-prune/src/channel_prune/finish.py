@@ -102,7 +102,8 @@ def end(run: Run, job: Job) -> None:
 
     dist.on_main(write)
     title = f"{cfg.net.name} on {cfg.data.dataset}, {run.step} steps"
-    summarise(rivals, job.task, example(cfg, run.device), folder=folder, title=title, quiet=run.cfg.quiet)
+    quiet = run.cfg.quiet or cfg.run.tour  # a tour prints one table of all its runs
+    summarise(rivals, job.task, example(cfg, run.device), folder=folder, title=title, quiet=quiet)
 
 
 def end_pruning(cfg: Config, folder: Path, *, quiet: bool = False) -> None:

@@ -126,7 +126,7 @@ TOUR: dict[str, Any] = {
     "nb_smpls_val": 0,
     "nb_smpls_eval": 1000,
     "workers": 0,
-    "nb_epochs_rat": 0.04,
+    "nb_epochs_rat": 0.08,
     "nb_smpls": 512,
     "recalibrate": 512,
     "summ_step": 10,
