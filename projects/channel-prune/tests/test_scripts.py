@@ -5,15 +5,14 @@ from __future__ import annotations
 import os
 import runpy
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from channel_prune.lowering import PROGRAMS
+from testing.launching import SAY, SLOW, SLURM, interrupted, stand_ins, start
 
 from .commands import PROJECT
 
@@ -35,6 +34,7 @@ SRUN = """#!/bin/sh
 shift
 exec "$@"
 """
+DOCKER = SAY + '[ "$1" != image ]\n'
 SMI = """#!/bin/sh
 printf '0, 9000, 10000\\n1, 100, 10000\\n2, 4999, 10000\\n3, 0, 10000\\n'
 """
@@ -83,32 +83,8 @@ def project(tmp_path: Path) -> Path:
 @pytest.fixture
 def machine(tmp_path: Path) -> dict[str, str]:
     """An environment in which Python, Docker and SLURM's commands are stand-ins that record."""
-    folder = tmp_path / "bin"
-    folder.mkdir()
-    said = f'#!/bin/sh\necho "$(basename "$0") $*" >> {tmp_path}/said.txt\n'
-    scripts = {
-        "recorder": RECORDER,
-        "srun": SRUN,
-        "sbatch": RECORDER,
-        "docker": said + '[ "$1" != image ]\n',
-        "scontrol": said + "echo node7\n",
-        "scancel": said,
-    }
-    for name, text in scripts.items():
-        (folder / name).write_text(text)
-        (folder / name).chmod(0o755)
-    ours = ("SLURM", "SBATCH", "MASTER", "RANK", "WORLD", "CUDA", "PRUNELAB", "CHANNEL_PRUNE", "GPUS")
-    keep = {key: value for key, value in os.environ.items() if not key.startswith(ours)}
-    path = f"{folder}{os.pathsep}{os.environ['PATH']}"
-    return keep | {"PATH": path, "PYTHON": str(folder / "recorder"), "CUDA_VISIBLE_DEVICES": ""}
-
-
-def start(
-    script: Path, words: list[str], environment: dict[str, str], folder: Path
-) -> subprocess.CompletedProcess[str]:
-    shell = shutil.which("dash") or "sh"
-    command = [shell, str(script), *words]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    programs = {"recorder": RECORDER, "srun": SRUN, "sbatch": RECORDER, "docker": DOCKER, **SLURM}
+    return stand_ins(tmp_path, programs, CUDA_VISIBLE_DEVICES="")
 
 
 def got(done: subprocess.CompletedProcess[str]) -> list[str]:
@@ -233,18 +209,10 @@ def test_a_cluster_gets_one_task_a_node(project: Path, machine: dict[str, str], 
 def test_a_job_that_is_told_to_stop_saves_and_asks_to_be_requeued(
     project: Path, machine: dict[str, str], tmp_path: Path
 ) -> None:
-    (tmp_path / "bin/recorder").write_text("#!/bin/sh\ntouch started\nsleep 2\necho saved\n")
-    words = ["sh", str(project / "scripts/run_seven.sh"), "nets/resnet_at_cifar10_run.py"]
-    job = subprocess.Popen(
-        words, env=machine | {"SLURM_JOB_ID": "41"}, stdout=subprocess.PIPE, text=True, cwd=tmp_path
-    )
-    for _ in range(100):
-        if (project / "started").exists():
-            break
-        time.sleep(0.1)
-    job.send_signal(signal.SIGUSR1)
-    out, _ = job.communicate(timeout=30)
-    assert job.returncode == 0
+    (tmp_path / "bin/recorder").write_text(SLOW)
+    words, environment = ["nets/resnet_at_cifar10_run.py"], machine | {"SLURM_JOB_ID": "41"}
+    code, out = interrupted(project / "scripts/run_seven.sh", words, environment, project / "started")
+    assert code == 0
     assert out.startswith("saved\n")
     said = (tmp_path / "said.txt").read_text().splitlines()
     assert said[-2:] == ["scancel --signal=TERM 41", "scontrol requeue 41"]
