@@ -14,7 +14,7 @@ from channel_prune.data import Data, Pictures, open_data
 from channel_prune.loading import load_network
 from channel_prune.preprocess import preprocess_of
 from prunelab.data.cifar import BINARY, CLASSES, open_cifar10
-from prunelab.data.pictures_of_classes import write_class_file
+from prunelab.data.pictures_of_classes import CLASS_FILE
 from prunelab.data.synthetic.shape_classes import CLASSES as SHAPES
 from prunelab.data.synthetic.shape_classes import write_classes
 from prunelab.errors import UserError
@@ -122,7 +122,7 @@ def test_own_pictures_need_no_split_and_may_have_a_list_of_names(folders, tmp_pa
     named.mkdir()
     for split in ("train", "val"):
         (named / split).symlink_to(folders / split)
-    write_class_file(named, [(name, name.upper()) for name in reversed(SHAPES)])
+    (named / CLASS_FILE).write_text("".join(f"{name}\t{name.upper()}\n" for name in reversed(SHAPES)))
     for names in ((), tuple(sorted(SHAPES))):
         found = open_data(config(named, "folder", class_names=names))
         assert found.classes == tuple(name.upper() for name in reversed(SHAPES))

@@ -4,13 +4,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from prunelab.data.pictures import pixels
 from prunelab.data.pictures_of_classes import (
     CLASS_FILE,
     check_pictures,
     open_pictures_of_classes,
-    read_pixels,
     spread,
-    write_class_file,
 )
 from prunelab.errors import UserError
 
@@ -19,8 +18,8 @@ CLASSES = ("n02", "n01", "n03")  # made in this order
 
 def picture(path: Path, size: tuple[int, int] = (12, 8), kind: str = "JPEG") -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.random.default_rng(len(path.name)).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(path, kind)
+    values = np.random.default_rng(len(path.name)).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    Image.fromarray(values).save(path, kind)
     return path
 
 
@@ -49,7 +48,7 @@ def test_classes_are_numbered_in_the_order_of_their_names(ilsvrc):
 
 
 def test_a_list_of_classes_orders_and_names_them(ilsvrc):
-    write_class_file(ilsvrc, [("n03", "hen"), ("n01", "goldfish"), ("n02", "great white shark")])
+    (ilsvrc / CLASS_FILE).write_text("n03\then\nn01\tgoldfish\nn02\tgreat white shark\n")
     found = open_pictures_of_classes(ilsvrc)
     assert found.folders == ("n03", "n01", "n02")
     assert found.names == ("hen", "goldfish", "great white shark")
@@ -133,9 +132,9 @@ def test_folders_that_are_no_data_set_are_refused(tmp_path):
 def test_pictures_are_read_as_red_green_blue_whatever_their_kind(tmp_path):
     file = tmp_path / "grey.png"
     Image.fromarray(np.full((3, 5), 7, np.uint8)).save(file)
-    assert np.array_equal(read_pixels(file), np.full((3, 5, 3), 7, np.uint8))
+    assert np.array_equal(pixels(file), np.full((3, 5, 3), 7, np.uint8))
     Image.new("CMYK", (4, 6), (255, 0, 0, 0)).save(tmp_path / "print.jpg")
-    cyan = read_pixels(tmp_path / "print.jpg")
+    cyan = pixels(tmp_path / "print.jpg")
     assert cyan.shape == (6, 4, 3)
     assert cyan[0, 0, 0] < 20
     assert cyan[0, 0, 2] > 150
@@ -165,7 +164,7 @@ def test_a_look_at_files_names_one_that_is_no_whole_picture(ilsvrc, content, mes
         file.unlink()
     else:
         file.write_bytes(file.read_bytes()[:-200] if content == "cut" else content)
-    for read in (lambda: check_pictures(found, 3), lambda: read_pixels(file)):
+    for read in (lambda: check_pictures(found, 3), lambda: pixels(file)):
         with pytest.raises(UserError, match=rf"n02_1\.JPEG: .*{message}"):
             read()
 

@@ -23,11 +23,11 @@ from prunelab import dist
 from prunelab.data import cifar
 from prunelab.data.cifar import Cifar10, open_cifar10
 from prunelab.data.loader import Loader, SizedDataset, make_loader
+from prunelab.data.pictures import pixels
 from prunelab.data.pictures_of_classes import (
     LabelledFiles,
     check_pictures,
     open_pictures_of_classes,
-    read_pixels,
     spread,
 )
 from prunelab.data.synthetic import cached
@@ -123,7 +123,7 @@ class Pictures:
         Raises:
             UserError: the file is missing, damaged or no picture.
         """
-        image = read_pixels(self.found.files[index])
+        image = pixels(self.found.files[index])
         prepared = (
             self.preprocess.training_picture(image) if self.training else self.preprocess.picture(image)
         )

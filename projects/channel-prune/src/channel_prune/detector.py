@@ -8,23 +8,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 
 from channel_prune.detect.anchors import anchors_of
 from channel_prune.detect.dump import pixel_boxes
 from channel_prune.detect.postprocess import detect_boxes
 from channel_prune.draw import draw_detections
 from channel_prune.saved import Saved
-from prunelab.data.pictures_of_classes import read_pixels
+from prunelab.data.pictures import Picture, pixels
 from prunelab.errors import UserError
 from prunelab.tracked import evaluating
 
-Picture: TypeAlias = str | Path | Image.Image | np.ndarray
-"""A file, a PIL image, or an RGB array (H, W, 3) uint8."""
 SURE = 0.4
 """Score from which a detection is told unless asked otherwise."""
 
@@ -69,7 +67,7 @@ class Detector:
         Raises:
             UserError: a file is missing or no picture, or an array is of another shape or type.
         """
-        image, model = as_array(picture), self.saved.model
+        image, model = pixels(picture), self.saved.model
         parameter = next(model.parameters())
         x = self.saved.preprocess.picture(image)[None].to(parameter.device, parameter.dtype)  # (1, 3, S, S)
         detect = replace(self.saved.detect, select_threshold=least_score)
@@ -92,7 +90,7 @@ class Detector:
         Raises:
             UserError: see `detect`.
         """
-        image = as_array(picture)
+        image = pixels(picture)
         found = self.detect(image, least_score=least_score) if found is None else found
         return draw_detections(image, found.boxes, found.labels, found.scores, self.names)
 
@@ -119,18 +117,3 @@ class Detector:
         if not saved.net.detects:
             raise UserError(f"{folder}: a network that classifies ({saved.net.name}), expected a detector")
         return cls(saved=saved)
-
-
-def as_array(picture: Picture) -> np.ndarray:
-    """A picture as RGB (H, W, 3) uint8.
-
-    Raises:
-        UserError: a file is missing or no picture, or an array is of another shape or type.
-    """
-    if isinstance(picture, str | Path):
-        return read_pixels(picture)
-    if isinstance(picture, Image.Image):
-        return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
-    if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
-        raise UserError(f"picture is {picture.dtype} {picture.shape}, expected uint8 (height, width, 3)")
-    return picture

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,7 @@ from PIL import Image
 from prunelab.data.pictures import FORMATS, read_picture
 from prunelab.data.segmentation import PICTURES
 from prunelab.errors import UserError
-from prunelab.util import StrPath, atomic_write
+from prunelab.util import StrPath
 
 CLASS_FILE = "classes.txt"
 """Name of the file that orders and names the classes."""
@@ -188,15 +188,6 @@ def _listed(place: Path, folders: Sequence[str]) -> LabelledFiles:
     return LabelledFiles(tuple(files), np.array(labels, np.int64))
 
 
-def read_pixels(path: StrPath) -> np.ndarray:
-    """Decode a picture with Pillow, turned as its EXIF orientation says: (H, W, 3) uint8.
-
-    Raises:
-        UserError: the file is missing, is no JPEG or PNG, or is cut off or damaged.
-    """
-    return np.asarray(read_picture(path))
-
-
 def _looked_at(path: Path) -> tuple[int, int]:
     """Width and height, from the first bytes; the rest is decoded only where the file ends in an odd way."""
     try:
@@ -240,11 +231,3 @@ def check_pictures(found: LabelledFiles, classes: int, *, workers: int | None = 
         "smallest": min(sides, default=0),
         "largest": max(sides, default=0),
     }
-
-
-def write_class_file(folder: StrPath, classes: Iterable[tuple[str, str]]) -> Path:
-    """Write the order and the names of classes, as pairs of a folder's name and what to call the class."""
-    path = Path(folder) / CLASS_FILE
-    with atomic_write(path, "w", encoding="utf-8") as file:
-        file.write("".join(f"{name}\t{called}\n" for name, called in classes))
-    return path

@@ -17,7 +17,8 @@ from torch import Tensor
 from channel_prune.config import Config
 from channel_prune.preprocess import Preprocess
 from prunelab.data import voc
-from prunelab.data.pictures_of_classes import read_pixels, spread
+from prunelab.data.pictures import pixels
+from prunelab.data.pictures_of_classes import spread
 from prunelab.data.synthetic import shapes
 from prunelab.data.voc import VocObjects, VocSample, check_objects, read_objects
 from prunelab.errors import UserError
@@ -90,7 +91,7 @@ class VocDetection:
             UserError: a file is missing or damaged, or picture and annotation differ in size.
         """
         sample, found = self.samples[index], self.objects(index)
-        image = read_pixels(sample.image)
+        image = pixels(sample.image)
         size = (found.height, found.width)
         if image.shape[:2] != size:
             raise UserError(
@@ -102,8 +103,8 @@ class VocDetection:
         labels = found.labels
         if self.training:
             used = self._used(found)
-            pixels, boxes, kept = self.change(image, boxes[used], random)
-            picture, labels = self.preprocess.fitted_picture(pixels), labels[used][kept]
+            changed, boxes, kept = self.change(image, boxes[used], random)
+            picture, labels = self.preprocess.fitted_picture(changed), labels[used][kept]
         else:
             picture = self.preprocess.picture(image)
         return BoxedPicture(picture, torch.from_numpy(boxes), torch.from_numpy(labels), index)
