@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
 from collections.abc import Iterator
@@ -15,7 +16,10 @@ from PIL import Image
 from torch import nn
 
 from channel_prune.config import QuirkConfig
-from channel_prune.lowering import FAITHFUL
+from channel_prune.lowering import FAITHFUL, lower_values
+from channel_prune.model import build
+from channel_prune.preprocess import preprocess_of
+from channel_prune.saved import Saved
 
 from .commands import LAUNCHERS, PROJECT, UV, Documented
 
@@ -98,14 +102,16 @@ def test_pruning_from_python_runs_as_shown() -> None:
 def test_the_three_lines_of_python_run(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from channel_prune.classifier import Classifier
-
-    from channel_prune.config import NetConfig
-
     lines = python_blocks()[0]
     assert len(lines.splitlines()) == 3
-    Classifier.of(NetConfig(name="tiny")).save_pretrained(tmp_path / "runs/tour-001/pruned/slim")
+    cfg = lower_values({"name": "tiny"})
+    saved = Saved(
+        model=build(cfg.net), net=cfg.net, preprocess=preprocess_of(cfg), classes=tuple("abcdefghij")
+    )
+    saved.save(tmp_path / "runs/tour-001/pruned/slim")
     Image.new("RGB", (60, 40), (90, 120, 30)).save(tmp_path / "cat.jpg")
     monkeypatch.chdir(tmp_path)
     exec(lines, {})
-    assert capsys.readouterr().out.strip()
+    found = ast.literal_eval(capsys.readouterr().out)
+    assert len(found) == 5
+    assert 0 < found[0][1] <= 1
