@@ -23,7 +23,6 @@ from channel_prune.config import (
 from channel_prune.layout import count_classes, data_dir, newest_model, run_config
 from prunelab.config import from_plain, load_yaml, to_plain
 from prunelab.errors import UserError
-from prunelab.util import read_json
 
 GROUPS: dict[str, type] = {
     "net": NetConfig,
@@ -311,7 +310,7 @@ def model_config(model: Path) -> dict[str, Any]:
         UserError: the folder's ``config.json`` is broken.
     """
     path = model / "config.json"
-    content = read_json(path).get("config", {}) if path.is_file() else {}
+    content = load_yaml(path).get("config", {}) if path.is_file() else {}  # JSON is YAML
     known = {f.name for f in fields(NetConfig)} - {"weights"}
     found = {name: value for name, value in content.get("net", {}).items() if name in known}
     return found | ({"dataset": content["dataset"]} if content.get("dataset") in DATASETS else {})
