@@ -6,7 +6,7 @@
 | torchvision's ``vgg16`` | ``features.0.weight`` | below |
 
 torchvision's network reads red, green, blue in 0 to 1, normalised; ours reads blue, green, red in 0 to 255,
-so the first kernel is turned and divided by the deviations. Of its fc layers, of 4096 outputs over 7x7 places,
+so the first kernel is turned and divided by the deviations. Of its fc layers, of 4096 outputs over 7x7,
 fc6 takes every fourth output and every third place, dilated, and fc7 every fourth output and input.
 
 Where a network is narrower than the backbone nothing fits: shapes must be equal.
