@@ -74,8 +74,9 @@ def test_the_originals_file_goes_through_a_model_folder_unchanged(
 
 def test_classes_and_pictures_are_those_of_the_published_network(tmp_path: Path) -> None:
     for name in NETS:
-        write_original(tmp_path / f"{name}.npz", network(name), pruned=False)
-        convert.main([str(tmp_path / f"{name}.npz"), str(tmp_path / name)])
+        source = write_original(tmp_path / f"{name}.npz", network(name), pruned=False)
+        assert source.suffix == (".th" if name == "resnet_v1" else ".npz")
+        convert.main([str(source), str(tmp_path / name)])
     found = {name: Saved.read(tmp_path / name) for name in NETS}
     assert found["resnet_v2"].classes == cifar.CLASSES
     assert found["mobilenet_v1"].classes[:2] == ("background", "tench")

@@ -28,15 +28,15 @@ def write_original(
     Args:
         path: ``NAME.npz`` for arrays under the original's names. Any other name is a TensorFlow checkpoint,
             as ``models/model.ckpt-0``, which the original restores. A network that the original has not gets
-            a torch file as published for it: a state dict under ``state_dict``, with ``module.`` before its
-            names.
+            a torch file as published for it, ``.th`` in place of ``.npz``: a state dict under ``state_dict``,
+            with ``module.`` before its names.
         model: a full network; channels that were pruned are zeros.
         pruned: whether it is the pruned network of the original, or its full one.
         step: training step to note.
         notes: plain values for a torch file.
 
     Returns:
-        The path; of a TensorFlow checkpoint, its name, to which ``.index`` and the like are added.
+        What was written; of a TensorFlow checkpoint, its name, to which ``.index`` and the like are added.
 
     Raises:
         UserError: the network is slim, which the original cannot have, or the file cannot be written.
@@ -45,6 +45,7 @@ def write_original(
     if any(hasattr(module, "select") for module in model.modules()):
         raise UserError("format original: the network is slim, expected a full one, with channels of zeros")
     if not original_names(model):
+        path = path.with_suffix(".th") if path.suffix == ".npz" else path
         state = {f"{PREFIX}{k}": v.cpu() for k, v in model.state_dict().items() if not k.endswith(COUNTER)}
         with atomic_write(path) as file:
             torch.save({**(notes or {}), "state_dict": state}, file)
