@@ -1,5 +1,6 @@
-"""A detector's first weights from a classifier's: VGG-16 in TensorFlow's slim form, its dense layers made
-convolutions.
+"""A detector's first weights: those of a classifier, VGG-16 under TensorFlow-slim's names.
+
+Its dense layers must have been made convolutions (the file is known as "reduced fc").
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ def load_backbone(model: nn.Module, detect: DetectConfig) -> list[str]:
     place = Path(detect.backbone_ckpt_dir)
     if find_weights(place) is None:
         raise UserError(
-            f"backbone_ckpt_dir {str(place)!r}: no weights there, which enbl_warm_start needs; expected a file "
-            "of VGG-16, or a folder with one"
+            f"backbone_ckpt_dir {str(place)!r}: no weights there, which enbl_warm_start needs; expected a "
+            "file of VGG-16, or a folder with one"
         )
     weights = read_weights(place)
     found, missing = {}, []

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from channel_prune.choose import Choice, Progress
-from channel_prune.config import Config
+from channel_prune.config import Config, DetectConfig
 from channel_prune.data import Data, open_data
 from channel_prune.job import Job, example, make_task
 from channel_prune.layout import chosen_folder, full_model, place, run_folder
@@ -104,6 +104,7 @@ def end(run: Run, job: Job) -> None:
     title = f"{cfg.net.name} on {cfg.data.dataset}, {run.step} steps"
     quiet = run.cfg.quiet or cfg.run.tour  # a tour prints one table of all its runs
     summarise(rivals, job.task, example(cfg, run.device), folder=folder, title=title, quiet=quiet)
+    job.task.write(answers_folder(cfg))
 
 
 def end_pruning(cfg: Config, folder: Path, *, quiet: bool = False) -> None:
@@ -115,6 +116,14 @@ def end_pruning(cfg: Config, folder: Path, *, quiet: bool = False) -> None:
     rivals = [*_dense(cfg, device), *_pruned(cfg, last, folder, data, device)]
     task, title = make_task(cfg, data, device), f"{cfg.net.name} on {cfg.data.dataset}, not fine-tuned"
     summarise(rivals, task, example(cfg, device), folder=folder, title=title, quiet=quiet)
+
+
+def answers_folder(cfg: Config) -> Path:
+    """Where files of detections go: what the flag says, or the run's own folder where it has one."""
+    named = cfg.detect.outputs_dump_dir
+    if cfg.run.output and named == DetectConfig().outputs_dump_dir:
+        return Path(cfg.run.output) / "ssd_outputs"
+    return Path(named)
 
 
 def _rival(name: str, spot: Path, cfg: Config, device: torch.device) -> Rival:

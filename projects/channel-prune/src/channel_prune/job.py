@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from channel_prune import steps
+from channel_prune.backbone import load_backbone
 from channel_prune.config import Config
 from channel_prune.data import Data
+from channel_prune.detect.evaluate import DetectionEvaluator
 from channel_prune.distill import distillation_loss
 from channel_prune.evaluate import Classification, on_device
 from channel_prune.layout import full_model, teacher
@@ -46,6 +48,10 @@ class Task(Protocol):
 
     def evaluate(self, model: nn.Module, optimizer: Optimizer | None = None) -> Iterator[tuple[str, float]]:
         """Figures over all evaluation pictures; with an optimiser the loss has its decay. Collective."""
+        ...
+
+    def write(self, folder: Path) -> list[Path]:
+        """Write the answers of the last evaluation, if this task has files for them. Collective."""
         ...
 
 
@@ -99,6 +105,10 @@ class Classify:
         R = float(steps.decay(optimizer))
         return self.evaluator.run(model, decay=R, distillation=self.distillation)
 
+    def write(self, folder: Path) -> list[Path]:
+        """See `Task`: there are no files."""
+        return []
+
 
 class Detect:
     """Pictures into boxes.
@@ -112,7 +122,7 @@ class Detect:
     figures: Sequence[str] = ("mAP",)
     constant: float | None = None
 
-    def __init__(self, cfg: Config, evaluator: Any, device: torch.device) -> None:
+    def __init__(self, cfg: Config, evaluator: DetectionEvaluator, device: torch.device) -> None:
         self.cfg, self.evaluator, self.device = cfg, evaluator, device
 
     def step(
@@ -125,8 +135,12 @@ class Detect:
         return steps.detect_step(model, optimizer, x, targets, number, self.cfg, masks=masks)
 
     def evaluate(self, model: nn.Module, optimizer: Optimizer | None = None) -> Iterator[tuple[str, float]]:
-        """See `Task`."""
+        """See `Task`: the figures have no loss."""
         return self.evaluator.run(model)
+
+    def write(self, folder: Path) -> list[Path]:
+        """See `Task`: a file of detections for each class."""
+        return self.evaluator.write(folder)
 
 
 @dataclass(kw_only=True)
@@ -193,6 +207,8 @@ def make_task(
 ) -> Task:
     """What a network of the configuration is for, with the evaluation pictures of this rank."""
     batches = data.loader("eval", rank=dist.rank(), world_size=dist.world_size())
+    if cfg.net.detects:
+        return Detect(cfg, DetectionEvaluator(batches, cfg, device), device)
     return Classify(cfg, batches, device, distillation)
 
 
@@ -218,10 +234,18 @@ def example(cfg: Config, device: torch.device) -> Tensor:
 
 
 def initial_network(cfg: Config) -> nn.Module:
-    """The network that a full training begins with: that of ``weights``, else with random weights."""
+    """The network that a full training begins with: that of ``weights``, else with random weights.
+
+    A detector may begin with the weights of a backbone.
+    """
     if cfg.net.weights:
         return load_network(Path(cfg.net.weights), cfg.net)
-    return build(cfg.net)
+    model = build(cfg.net)
+    if cfg.net.detects and cfg.detect.enbl_warm_start:
+        missing = load_backbone(model, cfg.detect)
+        if missing and dist.is_main():
+            print(f"{cfg.detect.backbone_ckpt_dir}: lacks {', '.join(missing)}, which begin at random")
+    return model
 
 
 def full_network(cfg: Config) -> nn.Module:

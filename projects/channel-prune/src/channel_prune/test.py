@@ -9,6 +9,7 @@ from channel_prune import steps
 from channel_prune.cli import parse_test
 from channel_prune.config import Config
 from channel_prune.data import open_data
+from channel_prune.finish import answers_folder
 from channel_prune.job import distillation, make_task
 from channel_prune.layout import place, run_folder
 from channel_prune.loading import load_network
@@ -55,8 +56,11 @@ def test(cfg: Config) -> dict[str, float]:
     optimizer = steps.make_optimizer(network, cfg.optim)  # it knows what decays
     with evaluating(network):
         found = dict(task.evaluate(network, optimizer))
+    files = task.write(answers_folder(cfg))
     if dist.is_main():
         print(f"{spot}: " + "  ".join(f"{name} {number(value)}" for name, value in found.items()))
+        if files:
+            print(f"detections: {files[0].parent}")
     return found
 
 
