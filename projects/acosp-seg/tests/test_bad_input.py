@@ -191,7 +191,7 @@ def test_a_checkpoint_of_another_model_is_named_by_its_first_differences(
     file = tmp_path / "cut.pth"
     shutil.copy(source / "train_epoch_4.pth", file)
     cut(file)
-    fails(train.main, command(run, "weight", str(file)), "cut.pth: no file of torch's, or cut off")
+    fails(train.main, command(run, "weight", str(file)), "cut.pth: no file of weights, or cut off")
     torch.save(torch.nn.Linear(2, 2), tmp_path / "pickled.pth")
     fails(train.main, command(run, "weight", str(tmp_path / "pickled.pth")), "a whole pickled object")
     fails(train.main, command(run, "pretrained", "/nowhere.pth"), "pretrained /nowhere.pth: no such file")

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from prunelab.errors import UserError
 from prunelab.mask import packed
-from prunelab.mask.files import load_pth, load_state
+from prunelab.mask.files import load_state
 
 STATE = {"weight": torch.arange(6.0).view(2, 3), "bias": torch.zeros(2)}
 
@@ -35,9 +35,8 @@ def test_a_state_is_found_under_the_keys_that_are_named(tmp_path: Path) -> None:
     torch.save({"epoch": 3, "state_dict": STATE, "model": {"other": torch.ones(1)}}, file)
     assert load_state(file, inside=("net", "state_dict", "model"))[0].keys() == STATE.keys()
     assert set(load_state(file, inside=("model", "state_dict"))[0]) == {"other"}
-    with pytest.raises(UserError, match="entry 'epoch' is a int: expected tensors by name"):
+    with pytest.raises(UserError, match="entry 'epoch' is a int, expected tensors by name"):
         load_state(file, inside=("net",))
-    assert load_pth(file)["epoch"] == 3
     # A layer that is called like a key is no checkpoint.
     torch.save({"model": torch.ones(1)}, file)
     assert set(load_state(file, inside=("model",))[0]) == {"model"}

@@ -120,10 +120,10 @@ def test_what_is_no_file_of_weights_is_refused_in_one_line(tmp_path: Path) -> No
         "text": "is no file of weights",
         "empty": "is no file of weights",
         "cut.safetensors": "is no whole safetensors file",
-        "cut.pth": "cannot be loaded with weights_only=True",
-        "evil.pth": "cannot be loaded with weights_only=True",
-        "nested.pth": "entry 'model' is a dict: expected tensors by name",
-        "list.pth": "holds a list: expected a state dict",
+        "cut.pth": "no file of weights, or cut off",
+        "evil.pth": "a whole pickled object",
+        "nested.pth": "entry 'model' is a dict, expected tensors by name",
+        "list.pth": "holds a list, expected a checkpoint or a state dict",
     }.items():
         with pytest.raises(UserError, match=message) as caught:
             pack(tmp_path / name, tmp_path / "out.plp")

@@ -217,8 +217,8 @@ def test_whole_pickled_network_is_refused_without_unpickling_it(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"no weights", r"bad\.pth: no file of torch's, or cut off"),
-        (b"", r"bad\.pth: no file of torch's, or cut off"),
+        (b"no weights", r"bad\.pth: no file of weights, or cut off"),
+        (b"", r"bad\.pth: no file of weights, or cut off"),
         ([1, 2], r"bad\.pth: holds a list, expected a checkpoint or a state dict"),
         ({}, r"bad\.pth: holds no weights"),
         ({"epoch": 3}, r"bad\.pth: entry 'epoch' is a int, expected tensors by name"),
@@ -238,7 +238,7 @@ def test_missing_and_truncated_files_are_told_apart(tmp_path: Path) -> None:
         read_original(tmp_path / "absent.pth")
     write_original(tmp_path / "whole.pth", 1, _model())
     (tmp_path / "part.pth").write_bytes((tmp_path / "whole.pth").read_bytes()[:5000])
-    with pytest.raises(UserError, match=r"part\.pth: no file of torch's, or cut off"):
+    with pytest.raises(UserError, match=r"part\.pth: no file of weights, or cut off"):
         read_original(tmp_path / "part.pth")
 
 

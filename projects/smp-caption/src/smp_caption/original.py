@@ -19,7 +19,8 @@ from prunelab.config import from_plain, load_config
 from prunelab.errors import UserError
 from prunelab.hub import is_model_folder, load_model_folder
 from prunelab.mask import MASK_SUFFIX, MaskSpec
-from prunelab.mask.files import load_pth, load_state
+from prunelab.mask.files import load_state
+from prunelab.torchfile import load_pth
 from prunelab.util import atomic_write, read_json, write_json
 from smp_caption.captioner import KIND, Captioner
 from smp_caption.config import (

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from prunelab.errors import UserError
 from prunelab.mask import packed
+from prunelab.torchfile import load_pth, state_dict_of
 
 _PICKLES = (b"PK\x03\x04", b"\x80")  # torch.save's zip and its older plain form
 
@@ -43,7 +42,7 @@ def load_state(path: Path, *, inside: Sequence[str] = ()) -> tuple[dict[str, Ten
     if head[8:9] == b"{":
         return _load_safetensors(path)
     if head.startswith(_PICKLES):
-        return _state_in(load_pth(path), path, inside), {}
+        return state_dict_of(load_pth(path), path, inside), {}
     raise UserError(f"{path}: is no file of weights: expected safetensors, a torch .pth or a packed file")
 
 
@@ -55,30 +54,3 @@ def _load_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError, AttributeError) as error:
         raise UserError(f"{path}: is no whole safetensors file ({error})") from error
-
-
-def load_pth(path: Path) -> Any:
-    """What a file of torch's holds, on the CPU; nothing that could run code is read.
-
-    Raises:
-        UserError: missing, damaged, or with something in it that ``weights_only`` forbids.
-    """
-    try:
-        with warnings.catch_warnings():
-            # torch announces that it checks sparse tensors, which is what we want of it.
-            warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises half a dozen kinds for a damaged or forbidden file
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"{path}: cannot be loaded with weights_only=True ({reason})") from error
-
-
-def _state_in(content: Any, path: Path, inside: Sequence[str]) -> dict[str, Tensor]:
-    if not isinstance(content, Mapping):
-        raise UserError(f"{path}: holds a {type(content).__name__}: expected a state dict")
-    found = [content[key] for key in inside if isinstance(content.get(key), Mapping)]
-    state = found[0] if found else content
-    for name, value in state.items():
-        if not isinstance(name, str) or not isinstance(value, Tensor):
-            raise UserError(f"{path}: entry {name!r} is a {type(value).__name__}: expected tensors by name")
-    return dict(state)

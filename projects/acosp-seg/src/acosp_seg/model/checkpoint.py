@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 
 from acosp import apply_structure, phase
@@ -23,6 +22,7 @@ from acosp_seg.model.pspnet import PSPNet
 from acosp_seg.model.segnet import SegNet
 from prunelab.errors import UserError
 from prunelab.hub import is_model_folder, load_model_folder, load_state
+from prunelab.torchfile import load_pth, state_dict_of
 from prunelab.util import StrPath
 
 Layout = Literal["dense", "soft", "hard"]
@@ -116,12 +116,9 @@ def read_original(path: StrPath) -> OriginalFile:
     path = Path(path)
     if is_model_folder(path):
         return OriginalFile(path=path, kind="model folder", state=load_model_folder(path).state)
-    content = _load(path)
-    if not isinstance(content, Mapping):
-        raise UserError(f"{path}: holds a {type(content).__name__}, expected a checkpoint or a state dict")
-    nested = content.get("state_dict")
-    state = _plain_names(path, nested if isinstance(nested, Mapping) else content)
-    if isinstance(nested, Mapping):
+    content = load_pth(path)
+    state = _plain_names(state_dict_of(content, path, ["state_dict"]), path)
+    if isinstance(content.get("state_dict"), Mapping):
         epoch, optimizer = content.get("epoch"), content.get("optimizer")
         return OriginalFile(path=path, kind="checkpoint", state=state, epoch=epoch, optimizer=optimizer)
     kind: Kind = "state dict"
@@ -132,30 +129,12 @@ def read_original(path: StrPath) -> OriginalFile:
     return OriginalFile(path=path, kind=kind, state=state)
 
 
-def _load(path: Path) -> Any:
-    if not path.is_file():
-        raise UserError(f"{path}: no such file, expected a checkpoint, a state dict or a model folder")
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises half a dozen kinds for a damaged or a forbidden file
-        named = re.search(r"GLOBAL ([\w.]+)", str(error))
-        if named:
-            raise UserError(
-                f"{path}: a whole pickled object (it names {named[1]}), which is refused and was not "
-                "unpickled: load it where it was made and save its state_dict() instead"
-            ) from error
-        raise UserError(f"{path}: no file of torch's, or cut off ({type(error).__name__})") from error
-
-
-def _plain_names(path: Path, state: Mapping[Any, Any]) -> dict[str, Tensor]:
-    for name, value in state.items():
-        if not isinstance(name, str) or not isinstance(value, Tensor):
-            raise UserError(f"{path}: entry {name!r} is a {type(value).__name__}, expected tensors by name")
+def _plain_names(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
     if not state:
         raise UserError(f"{path}: holds no weights")
     if all(name.startswith(PREFIX) for name in state):
         return {name.removeprefix(PREFIX): value for name, value in state.items()}
-    return dict(state)
+    return state
 
 
 # ------------------------------------------------------------------------------------------------- loading
