@@ -69,7 +69,8 @@ def filled(model: nn.Module, case: Case) -> nn.Module:
 
 def off(got: Tensor | np.ndarray, expected: np.ndarray) -> float:
     """The largest difference as a share of the largest recorded value."""
-    return float(np.abs(np.asarray(got) - expected).max() / np.abs(expected).max())
+    largest = max(np.abs(expected).max(), np.finfo(float).tiny)
+    return float(np.abs(np.asarray(got) - expected).max() / largest)
 
 
 def check_counts(model: nn.Module, case: Case) -> None:

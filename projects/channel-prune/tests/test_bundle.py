@@ -65,9 +65,18 @@ def test_variables_that_tensorflow_wrote_are_read_with_types_and_shapes() -> Non
         assert (array == ramp).all(), name
 
 
-@pytest.mark.parametrize("name", ["", INDEX, DATA, "model.ckpt-1234", "model.ckpt-1234.meta"])
+@pytest.mark.parametrize("name", ["", INDEX, DATA, "model.ckpt-1234", "model.ckpt-1234.meta", "model.ckpt"])
 def test_a_checkpoint_is_found_by_its_name_any_of_its_files_and_its_folder(name: str) -> None:
     assert find_bundle(WRITTEN_BY_TENSORFLOW / name) == WRITTEN_BY_TENSORFLOW / "model.ckpt-1234"
+
+
+def test_of_several_steps_under_a_name_the_last_counts(tmp_path: Path) -> None:
+    for step in (90, 100, 8):
+        write_bundle(tmp_path / f"model.ckpt-{step}", {"step": np.array(step)})
+    found = find_bundle(tmp_path / "model.ckpt")
+    assert found is not None
+    assert read_bundle(found)["step"] == 100
+    assert find_bundle(tmp_path / "model") is None
 
 
 def test_without_a_list_the_newest_index_counts_and_without_an_index_nothing(theirs: Path) -> None:

@@ -54,7 +54,8 @@ def find_bundle(path: StrPath) -> Path | None:
     """The checkpoint that a path means, without ``.index``; None if it means none.
 
     Args:
-        path: a checkpoint's name, one of its files, or a folder with checkpoints, of which the newest counts.
+        path: a checkpoint's name, with or without its step, one of its files, or a folder with checkpoints; of
+            several the newest counts.
     """
     path = Path(path)
     if path.is_dir():
@@ -66,7 +67,15 @@ def find_bundle(path: StrPath) -> Path | None:
         return found[-1].with_suffix("") if found else None
     stem = re.sub(r"\.(index|meta|data-\d{5}-of-\d{5})$", "", path.name)
     prefix = path.with_name(stem)
-    return prefix if _index_of(prefix).is_file() else None
+    if _index_of(prefix).is_file():
+        return prefix
+    steps = {int(step[1]): file for file in path.parent.glob("*.index") if (step := _step(stem, file.stem))}
+    return steps[max(steps)].with_suffix("") if steps else None
+
+
+def _step(stem: str, name: str) -> re.Match[str] | None:
+    """The step in the name of a checkpoint that was written under ``stem``."""
+    return re.fullmatch(re.escape(stem) + r"-(\d+)", name)
 
 
 def _index_of(prefix: Path) -> Path:
