@@ -64,8 +64,6 @@ def test_cifar_is_read_from_binary_records(binary):
     assert torch.equal(labels, torch.from_numpy(test.labels))
     assert np.array_equal(images.numpy(), CIFAR(test.images).transpose(0, 3, 1, 2))
     assert data.check()["train"] == {"files": 50, "counts": [5] * 10}
-    assert data.example().shape == (1, 3, 32, 32)
-    assert torch.equal(data.example(), images[:1])
 
 
 def test_training_pictures_move_and_are_the_same_with_and_without_workers(binary):
@@ -109,7 +107,6 @@ def test_labels_of_ilsvrc_begin_with_one(folders):
     assert images.shape == (20, 3, 64, 64)
     assert sorted(set(labels.tolist())) == list(range(1, 11))
     assert data.check()["eval"] == {"files": 20, "counts": [2] * 10, "smallest": 42, "largest": 48}
-    assert data.example().shape == (1, 3, 64, 64)
 
 
 def test_own_pictures_need_no_split_and_may_have_a_list_of_names(folders, tmp_path):
@@ -235,7 +232,7 @@ def test_an_empty_split_is_refused(folders):
         cfg=cfg, folder=folders, classes=data.classes, preprocess=data.preprocess, splits={"eval": none}
     )
     with pytest.raises(UserError, match="no pictures of the split eval"):
-        empty.example()
+        empty.loader("eval")
 
 
 @pytest.mark.data
@@ -278,4 +275,4 @@ def test_the_embedded_detection_set_is_opened_without_a_folder(tmp_path, monkeyp
     data = open_data(detection("tiny_voc", 4))
     assert data.classes == ("background", "circle", "triangle", "cross")
     assert data.preprocess.bgr
-    assert data.example().shape == (1, 3, 300, 300)
+    assert next(iter(data.loader("eval")))[0].shape == (4, 3, 300, 300)

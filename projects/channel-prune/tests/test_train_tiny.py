@@ -23,7 +23,7 @@ from .conftest import SAVE, STEPS, Build, Finished
 pytestmark = pytest.mark.tiny
 
 ROWS = ["best constant answer", "dense", "pruned, before fine-tuning", "pruned", "slim"]
-OWN = {"config.yaml", "command.txt", "versions.json", "log.txt", "finished.json"}
+OWN = {"config.yaml", "command.txt", "versions.json", "log.txt", "finished.json", "once"}
 """Files of every run, and of every stage of one."""
 
 
@@ -71,7 +71,7 @@ def test_a_pruned_run_has_its_stages_and_ends_with_a_slim_network(preset: str, p
     assert names(run) == {
         *("choose", "chosen", "finetune", "last", "best", "slim", "summary.json", "config.yaml"),
     }
-    assert names(run / "choose") == OWN | {"once", "choice.json"}
+    assert names(run / "choose") == OWN | {"choice.json"}
     assert names(run / "finetune") == OWN | {"metrics.jsonl", "checkpoints", "best", "last"}
     rows = read_json(run / "summary.json")["rows"]
     assert [row["model"] for row in rows] == ROWS

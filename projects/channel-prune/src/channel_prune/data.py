@@ -227,11 +227,6 @@ class Data:
                     return batches
             loader.sampler.set_epoch(loader.sampler.epoch + 1)
 
-    def example(self) -> Tensor:
-        """The first evaluation picture as a batch, (1, 3, S, S)."""
-        found = self._split("eval")
-        return found.collate([found[0]])[0]
-
     def _split(self, name: str) -> Split:
         if name not in self.splits:
             raise UserError(f"split is {name!r}, expected one of {', '.join(SPLITS)}")

@@ -12,7 +12,7 @@ from channel_prune import finish, steps
 from channel_prune.choose import choose
 from channel_prune.cli import parse_train
 from channel_prune.config import Config
-from channel_prune.data import open_data
+from channel_prune.data import Data, open_data
 from channel_prune.job import example, full_network, make_job, sampling_batches
 from channel_prune.layout import chosen_folder, run_folder
 from channel_prune.lowering import lower
@@ -57,7 +57,7 @@ def choose_channels(cfg: Config, folder: Path, *, quiet: bool = False) -> bool:
     with Run(settings(cfg, folder, quiet=quiet), config=to_plain(cfg), name="choose") as run:
         if not run.finished:
             network = full_network(cfg).to(run.device)
-            data = open_data(cfg, run_folder(cfg) / "fake_data")
+            data = opened(run, cfg)
             choice = choose(
                 network,
                 sampling_batches(cfg, data, run.device),
@@ -76,7 +76,7 @@ def fit(cfg: Config, folder: Path, chosen: Path | None = None, *, quiet: bool = 
     whole = iterations(cfg, dist.world_size())
     limit = min(whole, cfg.run.max_steps or whole)
     with Run(settings(cfg, folder, limit, quiet=quiet), config=to_plain(cfg), name="train") as run:
-        data = open_data(cfg, run_folder(cfg) / "fake_data")
+        data = opened(run, cfg)
         job = make_job(cfg, data, chosen, device)
         run.track(**job.tracked)
         finish.begin(run, job)
@@ -90,6 +90,15 @@ def fit(cfg: Config, folder: Path, chosen: Path | None = None, *, quiet: bool = 
                 finish.save(run, job)
         if not run.stopping:
             finish.end(run, job)
+
+
+def opened(run: Run, cfg: Config) -> Data:
+    """The data set, whose files are looked at once a run: a broken one is told before any work is done."""
+    data = open_data(cfg, run_folder(cfg) / "fake_data")
+    run.once("data", data.check)
+    if data.how:
+        run.say(data.how)
+    return data
 
 
 def settings(cfg: Config, folder: Path, limit: int | None = None, *, quiet: bool = False) -> RunSettings:
