@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from channel_prune import steps
-from channel_prune.backbone import load_backbone
 from channel_prune.config import Config
 from channel_prune.data import Data
 from channel_prune.detect.evaluate import DetectionEvaluator
@@ -22,6 +21,8 @@ from channel_prune.layout import full_model, teacher
 from channel_prune.loading import load_network
 from channel_prune.masks import Masks
 from channel_prune.model import build
+from channel_prune.model.backbone import load_backbone
+from channel_prune.model.ssd import Ssd
 from channel_prune.prunable import prunable
 from channel_prune.steps import Distillation
 from channel_prune.stream import Endless
@@ -241,8 +242,8 @@ def initial_network(cfg: Config) -> nn.Module:
     if cfg.net.weights:
         return load_network(Path(cfg.net.weights), cfg.net)
     model = build(cfg.net)
-    if cfg.net.detects and cfg.detect.enbl_warm_start:
-        missing = load_backbone(model, cfg.detect)
+    if isinstance(model, Ssd) and cfg.detect.enbl_warm_start:
+        missing = load_backbone(model, cfg.detect).missing
         if missing and dist.is_main():
             print(f"{cfg.detect.backbone_ckpt_dir}: lacks {', '.join(missing)}, which begin at random")
     return model

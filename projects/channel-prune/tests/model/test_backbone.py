@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from channel_prune.bundle import write_bundle
 from channel_prune.config import DetectConfig, NetConfig
-from channel_prune.model.backbone import from_torchvision, start_from_backbone
+from channel_prune.model.backbone import from_torchvision, load_backbone, start_from_backbone
 from channel_prune.model.ssd import BACKBONE, Ssd, ssd_vgg16
 from channel_prune.weights import Weights
 from prunelab.errors import UserError
@@ -134,3 +135,14 @@ def test_another_network_of_that_family_is_refused() -> None:
     del state["features.0.weight"]
     with pytest.raises(UserError, match="with 12 convolutions, without batch norms"):
         from_torchvision(state)
+
+
+def test_the_file_is_found_in_its_folder_and_its_lack_is_told(tmp_path: Path) -> None:
+    file = slim_file(small())
+    with pytest.raises(UserError, match="no weights there, which enbl_warm_start needs"):
+        load_backbone(small(), DetectConfig(backbone_ckpt_dir=str(tmp_path / "none")))
+    write_bundle(tmp_path / "vgg_16.ckpt", file.arrays)
+    model = small()
+    assert load_backbone(model, DetectConfig(backbone_ckpt_dir=str(tmp_path))).missing == ()
+    kernel = file.arrays["vgg_16/fc6/weights"]
+    assert torch.equal(model.fc6.weight.data, torch.from_numpy(kernel).permute(3, 2, 0, 1))

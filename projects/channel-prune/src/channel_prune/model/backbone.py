@@ -22,12 +22,26 @@ from torch import Tensor
 from channel_prune.config import DetectConfig
 from channel_prune.model.names import to_torch
 from channel_prune.model.ssd import BACKBONE, SCOPE, Ssd
-from channel_prune.weights import Loaded, Weights
+from channel_prune.weights import Loaded, Weights, find_weights, read_weights
 from prunelab.errors import UserError
 
 STD = (0.229, 0.224, 0.225)
 """Deviations of red, green and blue that torchvision divides by."""
 EVERY_OUTPUT, EVERY_PLACE = 4, 3
+
+
+def load_backbone(model: Ssd, detect: DetectConfig) -> Loaded:
+    """Fill a detector from the weights that ``backbone_ckpt_dir`` names: a file, or a folder with one.
+
+    Raises:
+        UserError: nothing is there; see `start_from_backbone`.
+    """
+    if find_weights(detect.backbone_ckpt_dir) is None:
+        raise UserError(
+            f"backbone_ckpt_dir {detect.backbone_ckpt_dir!r}: no weights there, which enbl_warm_start needs; "
+            "expected a file of VGG-16, or a folder with one"
+        )
+    return start_from_backbone(model, read_weights(detect.backbone_ckpt_dir), detect)
 
 
 def start_from_backbone(model: Ssd, found: Weights, detect: DetectConfig) -> Loaded:
