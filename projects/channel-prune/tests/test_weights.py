@@ -77,7 +77,7 @@ def test_files_without_weights_are_told_in_one_line(
     ):
         read_weights(tmp_path / "whole.pth")
     for content, line in (
-        ([1, 2], "holds a list, expected a state dict or a checkpoint"),
+        ([1, 2], "holds a list, expected a checkpoint or a state dict"),
         ({"state_dict": {}}, "holds no weights"),
         ({"lr": 0.1}, "entry 'lr' is a float, expected tensors by name"),
     ):

@@ -13,12 +13,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
-    from torch import nn
+    from torch import Tensor, nn
 
     from channel_prune.classifier import Classifier
     from channel_prune.detector import Detector
+    from channel_prune.pruned import Pruned
 
 __version__ = "0.1.0"
 
@@ -56,3 +58,28 @@ def build(name: str, **sizes: Any) -> nn.Module:
     from channel_prune.model import build as build_net
 
     return build_net(NetConfig(name=name, **sizes))
+
+
+def prune_network(
+    model: nn.Module, example: Tensor, batches: Sequence[Tensor], ratio: float = 0.5, **options: Any
+) -> Pruned:
+    """Prune the input channels of any network's convolutions; the network given stays as it is.
+
+    Its name says more than `prune`, which is the module of the command.
+
+    Args:
+        model: any network of convolutions that torch.fx can follow.
+        example: an input (B, 3, H, W).
+        batches: inputs like those it was trained with; a few hundred pictures or more.
+        ratio: share of every convolution's input channels that goes, but of the first one's.
+        **options: fields of `channel_prune.config.PruneConfig`.
+
+    Returns:
+        What has ``model``, the same network with zeros, and ``slim()``, which makes one without them.
+
+    Raises:
+        prunelab.errors.UserError: no such option, a value out of range, or a network that cannot be pruned.
+    """
+    from channel_prune.pruned import prune
+
+    return prune(model, example, batches, ratio, **options)

@@ -54,8 +54,8 @@ def find_bundle(path: StrPath) -> Path | None:
     """The checkpoint that a path means, without ``.index``; None if it means none.
 
     Args:
-        path: a checkpoint's name, with or without its step, one of its files, or a folder with checkpoints; of
-            several the newest counts.
+        path: a checkpoint's name, with or without its step, one of its files, or a folder with checkpoints;
+            of several the newest counts.
     """
     path = Path(path)
     if path.is_dir():

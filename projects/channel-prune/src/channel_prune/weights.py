@@ -13,7 +13,6 @@ is unpickled but torch's own tensors.
 
 from __future__ import annotations
 
-import re
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -28,6 +27,7 @@ from channel_prune.bundle import find_bundle, read_bundle
 from channel_prune.model.names import from_original, original_names, without_scope
 from prunelab.errors import UserError
 from prunelab.hub import load_state
+from prunelab.torchfile import load_pth, state_dict_of
 
 PREFIX = "module."
 """Put before every name by a wrapper that many train in."""
@@ -131,30 +131,16 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _torch(path: Path) -> Weights:
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises half a dozen kinds for a damaged or a forbidden file
-        named = re.search(r"GLOBAL ([\w.]+)", str(error))
-        if named:
-            raise UserError(
-                f"{path}: a whole pickled object (it names {named[1]}), which is refused and was not "
-                "unpickled: load it where it was made and save its state_dict() instead"
-            ) from error
-        raise UserError(f"{path}: no file of weights, or cut off ({type(error).__name__})") from error
-    if not isinstance(content, Mapping):
-        raise UserError(f"{path}: holds a {type(content).__name__}, expected a state dict or a checkpoint")
-    for name in NESTED:
-        if isinstance(content.get(name), Mapping):
-            return _state(path, content[name], "a checkpoint of PyTorch", notes=_plain(content))
-    return _state(path, content, "a state dict of PyTorch")
+    content = load_pth(path)
+    state = state_dict_of(content, path, inside=NESTED)
+    if any(isinstance(content.get(name), Mapping) for name in NESTED):
+        return _state(path, state, "a checkpoint of PyTorch", notes=_plain(content))
+    return _state(path, state, "a state dict of PyTorch")
 
 
 def _state(
-    path: Path, state: Mapping[Any, Any], what: str, notes: Mapping[str, Any] | None = None
+    path: Path, state: Mapping[str, Tensor], what: str, notes: Mapping[str, Any] | None = None
 ) -> Weights:
-    for name, value in state.items():
-        if not isinstance(name, str) or not isinstance(value, Tensor):
-            raise UserError(f"{path}: entry {name!r} is a {type(value).__name__}, expected tensors by name")
     if not state:
         raise UserError(f"{path}: holds no weights")
     wrapped = all(name.startswith(PREFIX) for name in state)
