@@ -76,6 +76,9 @@ class Documented:
             case ["python", "-c", code]:
                 exec(compile(code, "command", "exec"), {})
                 return True
+            case ["python", script, *rest] if script.startswith("tools/conversion/"):
+                assert (PROJECT / script).is_file()
+                return self.parsed("export", rest)
             case ["python", script, *rest]:
                 return self.shim(PROJECT / script, rest)
             case [program, *rest]:

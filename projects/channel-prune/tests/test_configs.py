@@ -197,7 +197,7 @@ SMALLER = {
     "resnet_at_cifar10": "--resnet_size=8 --batch_size=4",
     "resnet_at_ilsvrc12": "--image_size=32 --width-divisor=8 --nb_classes=11 --batch_size=4",
     "mobilenet_at_ilsvrc12": "--image_size=32 --mobilenet_depth_mult=0.25 --nb_classes=11 --batch_size=4",
-    "vgg_at_pascalvoc": "--width-divisor=16 --batch_size=2",
+    "vgg_at_pascalvoc": "--width-divisor=16 --image_size=160 --image_size_eval=160 --batch_size=2",
 }
 """What makes a program quick enough for a CPU."""
 MORE = [

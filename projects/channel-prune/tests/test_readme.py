@@ -89,7 +89,7 @@ def python_blocks() -> list[str]:
 def test_pruning_from_python_runs_as_shown() -> None:
     torch.manual_seed(0)
     names: dict[str, Any] = {}
-    small = python_blocks()[1].replace("64, 64", "32, 32")
+    small = python_blocks()[1].replace("64, 64", "32, 32").replace("v2()", "v2(width_mult=0.25)")
     exec(small, names)
     slim, batches = names["slim"], names["batches"]
     assert isinstance(slim, nn.Module)

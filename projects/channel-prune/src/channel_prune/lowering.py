@@ -295,7 +295,9 @@ def _lower_model(model: Path, typed: Mapping[str, Any]) -> Config:
     path = run_config(model)
     if path is not None:
         cfg = from_plain(Config, load_yaml(path), where=str(path))
-        values = _flat(cfg) | {"tour": False, "resume": False, "max_steps": None, "output": ""}
+        # A test is at home in the run, wherever that lies now; a pruning needs a folder of its own.
+        home = str(path.parent) if typed.get("exec_mode") == "eval" else ""
+        values = _flat(cfg) | {"tour": False, "resume": False, "max_steps": None, "output": home}
         if "preset" in typed:
             values |= preset_values(typed["preset"])
         return _build(values | dict(typed) | {"weights": str(model)}, str(path))
