@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from channel_prune.config import PruneConfig
 from channel_prune.model.layers import SamePad
+from channel_prune.model.names import to_torch
 from testing.parity import Folder
 
 
@@ -61,12 +62,6 @@ class RecordedNet(nn.Module):
             if layer["bn"]:
                 names |= {f"norms.{i}.{ours}": f"{layer['bn']}/{theirs}" for ours, theirs in kinds.items()}
         return names
-
-
-def to_torch(array: np.ndarray) -> Tensor:
-    """A kernel (h, w, C, O) as (O, C, h, w), a matrix transposed, a vector as it is."""
-    tensor = torch.from_numpy(np.array(array))
-    return tensor.permute(3, 2, 0, 1).contiguous() if tensor.dim() == 4 else tensor.T.contiguous()
 
 
 def recorded_net(folder: Folder, prefix: str) -> RecordedNet:

@@ -9,10 +9,11 @@ from torch.nn import functional as F
 from channel_prune.choose import Choice, choose
 from channel_prune.choose_rows import Rows, sampling_mode
 from channel_prune.masks import Masks
+from channel_prune.model.names import to_torch
 from channel_prune.prunable import prunable
 from testing.parity import Folder, of_kind
 
-from .recorded_net import RecordedDraws, RecordedNet, pictures, prune_config, recorded_net, to_torch
+from .recorded_net import RecordedDraws, RecordedNet, pictures, prune_config, recorded_net
 
 TINY = of_kind("tiny_net", "tiny_dilated")
 

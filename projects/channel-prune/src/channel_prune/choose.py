@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from channel_prune.choose_layer import fit, least_channels, untouched
-from channel_prune.choose_rows import Rows, sampling_mode
+from channel_prune.choose_rows import Rows, few, sampling_mode
 from channel_prune.config import PruneConfig
 from channel_prune.draws import Draws, SeededDraws
 from channel_prune.masks import pruned_shares
@@ -116,12 +116,15 @@ def choose(
 ) -> Choice:
     """Choose channels and refit layers, in place: kernels are zero where a channel is not kept.
 
+    Biases of refitted layers take in what the fit leaves over; where batch normalisation is measured again,
+    its statistics change, and the weights of those that end a residual branch.
+
     In several processes the original's way (``positions`` is ``crops``) runs on rank 0 alone; otherwise every
     process brings batches of its own, and sums are added up. All end with the same network.
 
     Args:
-        model: the trained network; where batch normalisation is measured again, its statistics change too.
-        batches: pictures (B, 3, H, W) on the network's device.
+        model: the trained network.
+        batches: pictures (B, 3, H, W).
         cfg: how.
         example: an input to follow the network with; None: the first picture.
         draws: random numbers of the original's way; None: seeded by the configuration.
@@ -147,8 +150,9 @@ class _Choosing:
         once: Once | None,
     ) -> None:
         self.model, self.cfg = model, cfg
-        self.batches = [one.contiguous(memory_format=torch.channels_last) for one in batches]
-        self.example = batches[0][:1] if example is None else example
+        device = next(model.parameters()).device
+        self.batches = [one.to(device, memory_format=torch.channels_last) for one in batches]
+        self.example = self.batches[0][:1] if example is None else example.to(device)
         self.layers = prunable(model, self.example)
         self.ratios = ratios(self.layers, cfg)
         self.wanted = [
@@ -251,14 +255,12 @@ class _Choosing:
                 with sampling_mode(self.model, "eval"):
                     self._rows(len(self.layers)).finish()
             else:
-                recalibrate(self.model, self.batches)
-            kinds = ("running_mean", "running_var")
+                recalibrate(self.model, self.batches[: few(self.batches, self.cfg.recalibrate)])
             return {
-                name: {kind: getattr(norm, kind).clone() for kind in kinds}
+                name: {kind: value.detach().clone() for kind, value in norm.state_dict().items()}
                 for name, norm in norms(self.model).items()
             }
 
         found = self._keep("statistics", work)
         for name, norm in norms(self.model).items():
-            for kind, value in found[name].items():
-                getattr(norm, kind).copy_(value)
+            norm.load_state_dict(found[name])

@@ -106,14 +106,15 @@ def fit(
             after = ridge(gram, selection.kept, decay=cfg.loss_w_dcy)
         case _:
             after = before
-    mean = sums.gram.sum_y - after.T @ sums.gram.sum_x
+    x, y = sums.gram.means
+    shift = y - after.T @ x if shifted else torch.zeros_like(y)
     new = kernel_weight(after, weight)
     return Fitted(
         selection=selection,
         norm=norm,
         weight=new,
         rows=gram.rows,
-        shift=mean / sums.gram.rows if shifted else torch.zeros_like(mean),
+        shift=shift,
         loss_before=gram.loss(before),
         loss_after=gram.loss(kernel_rows(new).cpu()),
     )
@@ -123,8 +124,10 @@ def _select(
     rows: Tensor, gram: Gram, sums: Sums, wanted: int, cfg: PruneConfig, draws: Draws
 ) -> tuple[Selection, float]:
     """Which channels stay, and the norm of the problem."""
-    quadratic, linear = gram.problem(rows) if sums.looked_at is None else sums.looked_at
-    a, b, norm = lasso.scaled(quadratic, linear)
+    if cfg.selection == "lasso" and cfg.reconstruction == "ridge":
+        # What a channel adds when all are fitted to what arrives now, not to what the full network reads.
+        rows = ridge(gram, list(range(gram.channels)), decay=cfg.loss_w_dcy)
+    a, b, norm = lasso.scaled(*(sums.looked_at or gram.problem(rows)))
     match cfg.selection:
         case "ista":
             start = draws.start(len(b)) if sums.start is None else sums.start

@@ -41,6 +41,12 @@ def sampling_mode(model: nn.Module, mode: str) -> Iterator[None]:
                 yield
 
 
+def few(batches: Sequence[Tensor], pictures: int) -> int:
+    """How many mini-batches hold so many pictures, or all there are."""
+    counts = np.cumsum([len(images) for images in batches])
+    return min(len(batches), int(np.searchsorted(counts, pictures)) + 1)
+
+
 class Rows:
     """Rows of all layers.
 
@@ -74,7 +80,13 @@ class Rows:
         names = [layer.name for layer in layers]
         measures = cfg.recalibrate and cfg.sample_mode == "eval" and changed < len(names)
         self._pruned = frontier(
-            model, example, names, batches, measured_after=names[changed] if measures else None
+            model,
+            example,
+            names,
+            batches,
+            measured_after=names[changed] if measures else None,
+            measured_on=few(batches, cfg.recalibrate),
+            keep_scale=cfg.compensate_shortcut,
         )
         self.views = [View(conv=layer.conv, phased=self._original) for layer in layers]
         self._plans = self._planned(model, batches, draws)
@@ -155,7 +167,8 @@ class Rows:
         """Go on to a layer and sum up its rows; collective, but for the original's rows."""
         plan, view = self._plans[place], self.views[place]
         conv = view.conv
-        gram = Gram(math.prod(conv.kernel_size), conv.in_channels, conv.out_channels)
+        kernel = math.prod(conv.kernel_size)
+        gram = Gram(kernel, conv.in_channels, conv.out_channels, double=self._original)
         looked = _Looked(conv) if plan.looked_at is not None and self._cfg.selection == "ista" else None
         for number, x, places, y in self.collected(place):
             if self._original:

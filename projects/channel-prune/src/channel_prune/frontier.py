@@ -13,16 +13,21 @@ beginning and breaks off at the layer.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import map_arg
+from torch.nn import functional as F
+from torch.nn.modules.dropout import _DropoutNd
 
 from channel_prune.frontier_hooks import Hooked
 from channel_prune.recalibrate import Statistics, norms
 from channel_prune.shortcut import Branch, branches
 from prunelab.errors import UserError
+from prunelab.seed import preserved, seed_all
 from prunelab.surgery import channel_mask
 from prunelab.surgery.reading import read
 from prunelab.surgery.tracing import record
@@ -59,6 +64,8 @@ def frontier(
     batches: Sequence[Tensor],
     *,
     measured_after: str | None = None,
+    measured_on: int | None = None,
+    keep_scale: bool = False,
 ) -> Frontier:
     """The best one for a network.
 
@@ -67,13 +74,17 @@ def frontier(
         example: an input (B, 3, H, W).
         names: convolutions in the order in which they will be asked for.
         batches: pictures (B, 3, H, W), on the network's device.
-        measured_after: batch normalisations behind this convolution are given the statistics of all
+        measured_after: batch normalisations behind this convolution are given the statistics of the
             mini-batches when the network comes by; None: none is.
+        measured_on: of so many mini-batches; None: of all.
+        keep_scale: where a branch ends that makes up for its shortcut, the batch normalisation that is
+            measured keeps the proportion of outputs to inputs, for which the branch was fitted.
     """
     try:
-        return Traced(Route(model, example, names), model, batches, measured_after)
+        route = Route(model, example, names)
+        return Traced(route, model, batches, measured_after, measured_on, keep_scale=keep_scale)
     except UserError:
-        return Hooked(model, batches, names, measured_after)
+        return Hooked(model, batches, names, measured_after, measured_on)
 
 
 class Route:
@@ -150,6 +161,17 @@ def _in_place(modules: Mapping[str, nn.Module], call: fx.Node) -> bool:
     return bool(call.kwargs.get("inplace")) or name.endswith("_") or name in ("iadd", "imul")
 
 
+@contextmanager
+def drawing(module: Any, *seed: int) -> Iterator[None]:
+    """Let dropout draw the same whenever it comes to this place, in an interrupted choice too."""
+    if not isinstance(module, _DropoutNd) or not module.training:
+        yield
+        return
+    with preserved():
+        seed_all(int(np.random.default_rng(seed).integers(2**31)))
+        yield
+
+
 class Traced:
     """A network that torch.fx can follow.
 
@@ -158,11 +180,21 @@ class Traced:
         model: the network.
         batches: pictures (B, 3, H, W) each.
         measured_after: see `frontier`.
+        measured_on: see `frontier`.
+        keep_scale: see `frontier`.
     """
 
     def __init__(
-        self, route: Route, model: nn.Module, batches: Sequence[Tensor], measured_after: str | None = None
+        self,
+        route: Route,
+        model: nn.Module,
+        batches: Sequence[Tensor],
+        measured_after: str | None = None,
+        measured_on: int | None = None,
+        *,
+        keep_scale: bool = False,
     ) -> None:
+        self._scaled = {end.norm for end in route.branches.values()} if keep_scale else set[str | None]()
         self.route = route
         self.branches: Mapping[str, Branch] = route.branches
         self.normed = route.normed
@@ -172,6 +204,7 @@ class Traced:
         self._values: list[dict[fx.Node, Any]] = [{} for _ in batches]
         self._at = 0
         begin = len(route.calls) if measured_after is None else route.stops[measured_after]
+        self._measured_on = measured_on
         self._measured = [place for place in route.norms if place > begin]
 
     def to(self, name: str) -> Iterator[tuple[int, Tensor, Tensor | None]]:
@@ -186,34 +219,38 @@ class Traced:
         if self._measured:
             self._advance(self._measured[-1] + 1)
 
+    @torch.no_grad()
     def _advance(self, end: int) -> None:
         for place in [place for place in self._measured if self._at <= place < end]:
             self._run(place)
             norm = self.route.calls[place]
             seen = Statistics()
-            for values in self._values:
+            for values in self._values[: self._measured_on]:
                 seen.add(values[norm.all_input_nodes[0]])
-            seen.give(self._modules[str(norm.target)])
+            path = str(norm.target)
+            seen.give(self._modules[path], keep_scale=path in self._scaled)
         self._run(end)
 
     @torch.no_grad()
     def _run(self, end: int) -> None:
-        for images, values in zip(self._batches, self._values, strict=True):
+        for number, values in enumerate(self._values):
             for place in range(self._at, end):
-                self._call(place, images, values)
+                self._call(place, number, values)
         self._at = max(end, self._at)
 
-    def _call(self, place: int, images: Tensor, values: dict[fx.Node, Any]) -> Any:
+    def _call(self, place: int, number: int, values: dict[fx.Node, Any]) -> Any:
         call = self.route.calls[place]
         args, kwargs = map_arg((call.args, call.kwargs), values.__getitem__)
         target: Any = call.target
         match call.op:
             case "placeholder":
-                result: Any = images
+                result: Any = self._batches[number]
             case "get_attr":
                 result = self._attribute(target)
             case "call_module":
-                result = self._modules[target](*args, **kwargs)
+                run = self._narrow(target) if target in self.route.stops else self._modules[target]
+                with drawing(run, place, number):
+                    result = run(*args, **kwargs)
             case "call_method":
                 result = getattr(args[0], target)(*args[1:], **kwargs)
             case _:
@@ -222,6 +259,21 @@ class Traced:
         for done in self.route.dropped[place]:
             values.pop(done, None)
         return result
+
+    def _narrow(self, name: str) -> Callable[..., Tensor]:
+        """A convolution that leaves out input channels whose weights are zero."""
+        conv: Any = self._modules[name]
+        weight = conv.weight
+        kept = torch.nonzero(weight.abs().sum((0, 2, 3))).flatten()
+        if len(kept) == weight.shape[1] or conv.padding_mode != "zeros":
+            return conv
+        few = weight[:, kept]
+
+        def run(x: Tensor) -> Tensor:
+            read = x.permute(0, 2, 3, 1).index_select(3, kept).permute(0, 3, 1, 2)  # channels stay last
+            return F.conv2d(read, few, conv.bias, conv.stride, conv.padding, conv.dilation)
+
+        return run
 
     def _attribute(self, path: str) -> Any:
         value: Any = self._model
@@ -233,16 +285,16 @@ class Traced:
     def visit(self, look: Look) -> Iterator[int]:
         """See `Frontier`."""
         stops = {place: name for name, place in self.route.stops.items()}
-        for number, images in enumerate(self._batches):
+        for number in range(len(self._batches)):
             values: dict[fx.Node, Any] = {}
             for place in range(max(stops) + 1):
                 call = self.route.calls[place]
                 name = stops.get(place)
                 if name is None:
-                    self._call(place, images, values)
+                    self._call(place, number, values)
                     continue
                 x = values[call.all_input_nodes[0]]
                 other = self.route.others.get(name)
                 added = None if other is None else values[other]
-                look(name, x, self._call(place, images, values), added)
+                look(name, x, self._call(place, number, values), added)
             yield number

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import torch
@@ -29,6 +30,7 @@ class Hooked:
         batches: pictures (B, 3, H, W) each.
         names: the convolutions that `visit` shows.
         measured_after: see `channel_prune.frontier.frontier`.
+        measured_on: see `channel_prune.frontier.frontier`.
     """
 
     branches: Mapping[str, Branch]
@@ -40,12 +42,14 @@ class Hooked:
         batches: Sequence[Tensor],
         names: Sequence[str],
         measured_after: str | None = None,
+        measured_on: int | None = None,
     ) -> None:
         self.branches = {}
         self._model = model
         self._batches = batches
         self._names = names
         self._modules = dict(model.named_modules())
+        self._measured_on = len(batches) if measured_on is None else measured_on
         order = self._order()
         begin = len(order) if measured_after is None else order.index(measured_after)
         self._unmeasured = [name for name in order[begin:] if name in norms(model)]
@@ -66,7 +70,7 @@ class Hooked:
         """Measure these batch normalisations, one after the other."""
         for norm in passed:
             seen = Statistics()
-            for x in self._inputs(norm):
+            for x in islice(self._inputs(norm), self._measured_on):
                 seen.add(x)
             seen.give(self._modules[norm])
         self._unmeasured = [norm for norm in self._unmeasured if norm not in passed]

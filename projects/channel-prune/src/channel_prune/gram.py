@@ -2,7 +2,7 @@
 
 With X the patches (N, D), D = K C, and Y the outputs (N, O)::
 
-    G = X'X    H = X'Y    and the sums of X, of Y and of Y's squares
+    G = X'X    H = X'Y    Y'Y    and the sums of X and of Y
 
 # N rows, K kernel positions, C input channels, D = K C with channels innermost, O outputs
 """
@@ -31,7 +31,7 @@ def kernel_weight(rows: Tensor, like: Tensor) -> Tensor:
 
 
 def square(x: Tensor) -> Tensor:
-    """X'X of (N, D) double: NumPy computes one triangle only, where torch computes both."""
+    """X'X of (N, D): NumPy computes one triangle only, where torch computes both."""
     if x.device.type == "cpu":
         rows = x.numpy()
         return torch.from_numpy(rows.T @ rows)
@@ -56,20 +56,19 @@ class Gram:
         kernel: K.
         channels: C.
         outputs: O.
+        double: products of single precision are made in double precision too, at twice the price. Without,
+            rounding reaches what single precision keeps of a sum, some 1e-7 of it; the sums over mini-batches
+            are in double precision in any case.
     """
 
     kernel: int
     channels: int
     outputs: int
+    double: bool = True
 
     def __post_init__(self) -> None:
-        size = self.kernel * self.channels
-        self.rows = 0
-        self.g = torch.zeros(size, size, dtype=torch.float64)
-        self.h = torch.zeros(size, self.outputs, dtype=torch.float64)
-        self.sum_x = torch.zeros(size, dtype=torch.float64)
-        self.sum_y = torch.zeros(self.outputs, dtype=torch.float64)
-        self.squares_y = torch.zeros((), dtype=torch.float64)
+        size = self.kernel * self.channels + self.outputs + 1
+        self._all = torch.zeros(size, size, dtype=torch.float64)  # of the columns X, Y and 1
 
     def add(self, x: Tensor, y: Tensor) -> None:
         """Take in rows.
@@ -78,21 +77,37 @@ class Gram:
             x: (n, D) or (n, K, C).
             y: (n, O).
         """
-        x = x.reshape(len(x), -1).double()
-        y = y.double()
-        self.rows += len(x)
-        self.g += square(x).cpu()
-        self.h += (x.T @ y).cpu()
-        self.sum_x += x.sum(0).cpu()
-        self.sum_y += y.sum(0).cpu()
-        self.squares_y += y.square().sum().cpu()
+        columns = torch.cat([x.reshape(len(x), -1), y, y.new_ones(len(y), 1)], 1)
+        self._all += square(columns.double() if self.double else columns).cpu()
 
     def reduce(self) -> None:
         """Add up what all processes have; collective."""
-        rows = torch.tensor(self.rows, dtype=torch.float64)
-        for part in (rows, self.g, self.h, self.sum_x, self.sum_y, self.squares_y):
-            add_up(part)
-        self.rows = int(rows)
+        add_up(self._all)
+
+    @property
+    def rows(self) -> int:
+        """N."""
+        return int(self._all[-1, -1])
+
+    @property
+    def g(self) -> Tensor:
+        """X'X (D, D)."""
+        return self._all[: self._size, : self._size]
+
+    @property
+    def h(self) -> Tensor:
+        """X'Y (D, O)."""
+        return self._all[: self._size, self._size : -1]
+
+    @property
+    def means(self) -> tuple[Tensor, Tensor]:
+        """The means of X (D,) and of Y (O,)."""
+        sums = self._all[-1, :-1] / self._all[-1, -1]
+        return sums[: self._size], sums[self._size :]
+
+    @property
+    def _size(self) -> int:
+        return self.kernel * self.channels
 
     def columns(self, kept: list[int]) -> Tensor:
         """Places in D of these channels."""
@@ -102,15 +117,15 @@ class Gram:
     def centred(self) -> Gram:
         """The same sums with the means of X and of Y taken off: least squares with a free constant."""
         found = Gram(self.kernel, self.channels, self.outputs)
-        found.rows = self.rows
-        found.g = self.g - torch.outer(self.sum_x, self.sum_x) / self.rows
-        found.h = self.h - torch.outer(self.sum_x, self.sum_y) / self.rows
-        found.squares_y = self.squares_y - self.sum_y.square().sum() / self.rows
+        sums = self._all[-1].clone()
+        found._all = self._all - torch.outer(sums, sums) / sums[-1]
+        found._all[-1, -1] = sums[-1]
         return found
 
     def loss(self, w: Tensor) -> float:
         """||X W - Y||^2 / (2 N) for a kernel (D, O)."""
-        total = self.squares_y - 2 * (w * self.h).sum() + (w * (self.g @ w)).sum()
+        squares = self._all.diagonal()[self._size : -1].sum()
+        total = squares - 2 * (w * self.h).sum() + (w * (self.g @ w)).sum()
         return max(0.0, float(total) / (2 * self.rows))
 
     def problem(self, w: Tensor) -> tuple[np.ndarray, np.ndarray]:

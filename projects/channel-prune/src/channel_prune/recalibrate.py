@@ -26,10 +26,9 @@ class Statistics:
 
     def add(self, x: Tensor) -> None:
         """Take in activations (B, C, ...)."""
-        x = x.detach()
-        rows = x.movedim(1, -1).reshape(-1, x.shape[1])  # (N, C); no copy where channels are last
-        variance, mean = torch.var_mean(rows, 0, correction=0)
-        variance, mean, count = variance.double(), mean.double(), len(rows)
+        # What training uses: ten times faster than torch.var_mean over pictures with channels last.
+        mean, variance = torch.batch_norm_update_stats(x.detach(), None, None, 0.0)
+        mean, variance, count = mean.double(), variance.double(), x.numel() // x.shape[1]
         if not self._count:
             self._count, self._mean, self._squares = count, mean, variance * count
             return
@@ -39,20 +38,27 @@ class Statistics:
         self._mean = self._mean + shift * (count / total)
         self._count = total
 
-    def give(self, norm: nn.Module) -> None:
-        """Make them the running statistics of a batch normalisation; collective: all processes' together."""
+    def give(self, norm: nn.Module, *, keep_scale: bool = False) -> None:
+        """Make them the running statistics of a batch normalisation; collective: all processes' together.
+
+        Args:
+            norm: the batch normalisation.
+            keep_scale: its outputs stay in proportion to its inputs: what the variance gains or loses, its
+                weight takes over. Otherwise outputs have the variance again that they had.
+        """
         running: Any = norm
+        before = running.running_var + running.eps
         count = torch.tensor(float(self._count), dtype=torch.float64)
         first = self._mean * self._count
         second = self._squares + self._mean.square() * self._count
         for part in (count, first, second):
             add_up(part)
         mean = first / count
+        variance = (second / count - mean.square()).clamp(min=0)
         running.running_mean.copy_(mean)
-        # unbiased, as running variances are
-        running.running_var.copy_(
-            (second / count - mean.square()).clamp(min=0) * count / (count - 1).clamp(min=1)
-        )
+        running.running_var.copy_(variance * (count / (count - 1).clamp(min=1)))  # unbiased, as torch's are
+        if keep_scale and running.weight is not None:
+            running.weight.mul_(((running.running_var + running.eps) / before).sqrt())
 
 
 def norms(model: nn.Module) -> dict[str, _BatchNorm]:

@@ -46,7 +46,7 @@ def adam(gram: Gram, w: Tensor, kept: list[int], *, rate: float, steps: int, dec
         second = BETA2 * second + (1 - BETA2) * gradient.square()
         length = rate * math.sqrt(1 - BETA2**step) / (1 - BETA1**step)
         moving = moving - length * first / (second.sqrt() + EPSILON)
-    found = torch.zeros_like(gram.h)
+    found = torch.zeros_like(w, dtype=torch.float64)
     found[columns] = moving
     return found
 
@@ -67,6 +67,6 @@ def ridge(gram: Gram, kept: list[int], *, decay: float) -> Tensor:
     while failed:
         diagonal += JITTER * diagonal.mean().clamp(min=JITTER)
         factor, failed = torch.linalg.cholesky_ex(system)
-    found = torch.zeros_like(gram.h)
+    found = gram.h.new_zeros(gram.h.shape)
     found[columns] = torch.cholesky_solve(gram.h[columns] / gram.rows, factor)
     return found
