@@ -133,7 +133,7 @@ def test_a_model_folder_is_copied_and_said_to_be_one(
             lambda path: torch.save({"a": torch.zeros(1)}, path),
             "expected those of PSPNet-50, SegNet or ResNet-18",
         ),
-        (lambda path: path.write_bytes(b"x"), "no file of torch's"),
+        (lambda path: path.write_bytes(b"x"), "no file of weights"),
         (lambda path: None, "no model there"),
     ],
 )
