@@ -168,3 +168,23 @@ def test_many_detections_are_scored_in_parts(monkeypatch):
     parts = score_class(truth, names, scores, boxes)
     np.testing.assert_array_equal(whole.recall, parts.recall)
     np.testing.assert_array_equal(whole.precision, parts.precision)
+
+
+def test_pictures_of_all_processes_are_scored_together_in_any_order(monkeypatch):
+    def meter(*numbers):
+        one = VocDetectionMeter(("cat",), gt_offset=-1)
+        for number in numbers:
+            rng = np.random.default_rng(number)
+            found = (np.ones(3), rng.random(3).round(1), rng.uniform(0, 5, (3, 4)) + (0, 0, 9, 9))
+            one.update(f"{number:03d}", found, (np.ones(1), box(1, 1, 10, 10), np.array([False])))
+        return one
+
+    whole = meter(*range(9)).merged().scores().classes["cat"]
+    parts = [meter(4, 0, 8), meter(1, 7, 3, 4), meter(6, 5, 2)]
+    joined = {name: picture for part in parts for name, picture in part.pictures.items()}
+    monkeypatch.setattr("prunelab.dist.gather_objects", lambda items, key: list(joined.items()))
+    for part in parts:
+        found = part.merged().scores().classes["cat"]
+        assert found.objects == 9
+        np.testing.assert_array_equal(found.precision, whole.precision)
+        np.testing.assert_array_equal(found.recall, whole.recall)
