@@ -20,7 +20,12 @@ PROJECT = Path(__file__).resolve().parents[1]
 UV = ["uv", "run", "--package", "channel-prune"]
 PRUNED = "--learner=chn-pruned-rmt"
 LAUNCHERS = ("run_local.sh", "run_docker.sh", "run_seven.sh")
-PARSERS = {"demo": cli.parse_demo, "convert": cli.parse_convert, "export": cli.parse_export}
+PARSERS = {
+    "demo": cli.parse_demo,
+    "convert": cli.parse_convert,
+    "export": cli.parse_export,
+    "compare": cli.parse_compare,
+}
 """Programs whose arguments are read, since nothing that they need is there."""
 
 

@@ -57,7 +57,7 @@ class ExportOptions:
     model: str = ""
     """Model folder or run; empty: the newest one."""
     format: str = "onnx"
-    """onnx (a file), slim (a model folder with really fewer channels) or original (arrays named as there)."""
+    """onnx (a file), slim (a model folder with really fewer channels) or original (under its names)."""
     output: str = ""
     """File or folder that is written; empty: beside the model."""
     image_size: int = 0
