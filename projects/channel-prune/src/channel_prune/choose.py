@@ -22,6 +22,7 @@ from channel_prune.choose_layer import fit, least_channels, untouched
 from channel_prune.choose_rows import Rows, few, sampling_mode
 from channel_prune.config import PruneConfig
 from channel_prune.draws import Draws, SeededDraws
+from channel_prune.gram import on_one
 from channel_prune.masks import pruned_shares
 from channel_prune.prunable import Layer, prunable, ratios
 from channel_prune.recalibrate import norms, recalibrate
@@ -167,6 +168,7 @@ class _Choosing:
         self.first = 0 if cfg.reconstruction == "adam" else min(pruned, default=len(self.layers))
         self.full = copy.deepcopy(model)
         self.rows: Rows | None = None
+        self.shifts: dict[str, Tensor] = {}
 
     def run(self, on_layer: Callable[[Progress], None] | None) -> Choice:
         """All layers."""
@@ -187,13 +189,20 @@ class _Choosing:
     def _keep(self, key: str, work: Callable[[], Any]) -> Any:
         """The result of some work, done now or before; on rank 0, or by all processes together."""
         if self.alone or dist.world_size() == 1:
-            return self.once(key, work)
+
+            def alone() -> Any:
+                with on_one():
+                    return work()
+
+            return self.once(key, alone)
         found = work()
         return self.once(key, lambda: found)
 
     @torch.no_grad()
     def _apply(self, layer: Layer, found: Mapping[str, Any]) -> None:
         layer.conv.weight.copy_(found["weight"])
+        if found["shift"] is not None:
+            self.shifts[layer.name] = found["shift"]
         if layer.conv.bias is not None:
             layer.conv.bias.copy_(found["bias"])
 
@@ -226,7 +235,8 @@ class _Choosing:
         record |= {"loss_before": found.loss_before, "loss_after": found.loss_after}
         record["seconds"] = time.monotonic() - begin
         bias = None if conv.bias is None else conv.bias.detach() + found.shift.to(conv.bias)
-        return {"record": record, "weight": found.weight, "bias": bias}
+        left = found.shift if conv.bias is None and place >= self.first else None
+        return {"record": record, "weight": found.weight, "bias": bias, "shift": left}
 
     def _rows(self, place: int) -> Rows:
         """Where rows come from; begun at the first layer that needs some."""
@@ -239,6 +249,7 @@ class _Choosing:
                 self.cfg,
                 self.draws,
                 self.example,
+                shifts=self.shifts,
                 begin=place,
                 changed=self.first,
             )

@@ -9,7 +9,7 @@ along with the choice (`channel_prune.frontier`).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -20,7 +20,7 @@ from channel_prune.choose_layer import Sums
 from channel_prune.config import PruneConfig
 from channel_prune.draws import Draws
 from channel_prune.frontier import frontier
-from channel_prune.gram import Gram
+from channel_prune.gram import Gram, processes
 from channel_prune.prunable import Layer
 from channel_prune.recalibrate import by_batch
 from channel_prune.sampling import Plan, View, at, check_recovered, chunks, everywhere, planned, scattered
@@ -42,9 +42,10 @@ def sampling_mode(model: nn.Module, mode: str) -> Iterator[None]:
 
 
 def few(batches: Sequence[Tensor], pictures: int) -> int:
-    """How many mini-batches hold so many pictures, or all there are."""
+    """How many mini-batches hold this process's share of so many pictures, or all there are."""
     counts = np.cumsum([len(images) for images in batches])
-    return min(len(batches), int(np.searchsorted(counts, pictures)) + 1)
+    share = -(-pictures // processes())
+    return min(len(batches), int(np.searchsorted(counts, share)) + 1)
 
 
 class Rows:
@@ -58,6 +59,7 @@ class Rows:
         cfg: how.
         draws: random numbers of the original's rows.
         example: an input to follow the networks with.
+        shifts: of layers what their new kernels leave over (O,); it is read when a layer was passed.
         begin: place of the first layer that will be asked for.
         changed: place of the first layer that is changed.
     """
@@ -72,6 +74,7 @@ class Rows:
         draws: Draws,
         example: Tensor,
         *,
+        shifts: Mapping[str, Tensor],
         begin: int,
         changed: int,
     ) -> None:
@@ -86,7 +89,7 @@ class Rows:
             batches,
             measured_after=names[changed] if measures else None,
             measured_on=few(batches, cfg.recalibrate),
-            keep_scale=cfg.compensate_shortcut,
+            shifts=shifts if cfg.compensate_shortcut else None,
         )
         self.views = [View(conv=layer.conv, phased=self._original) for layer in layers]
         self._plans = self._planned(model, batches, draws)

@@ -9,6 +9,9 @@ With X the patches (N, D), D = K C, and Y the outputs (N, O)::
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,9 +41,27 @@ def square(x: Tensor) -> Tensor:
     return x.T @ x
 
 
+_on_one: ContextVar[bool] = ContextVar("on_one", default=False)
+
+
+@contextmanager
+def on_one() -> Iterator[None]:
+    """What one process does for all, while the others wait: inside, sums are over its own pictures."""
+    token = _on_one.set(True)
+    try:
+        yield
+    finally:
+        _on_one.reset(token)
+
+
+def processes() -> int:
+    """Over how many processes sums are taken."""
+    return 1 if _on_one.get() else dist.world_size()
+
+
 def add_up(part: Tensor) -> None:
-    """Replace a tensor by its sum over all processes; collective."""
-    if dist.world_size() == 1:
+    """Replace a tensor by its sum over all processes; collective, but for `on_one`."""
+    if processes() == 1:
         return
     place = "cuda" if distributed.get_backend() == "nccl" else "cpu"
     total = part.to(place)
