@@ -175,8 +175,8 @@ def test_pictures_of_all_processes_are_scored_together_in_any_order(monkeypatch)
         one = VocDetectionMeter(("cat",), gt_offset=-1)
         for number in numbers:
             rng = np.random.default_rng(number)
-            found = (np.ones(3), rng.random(3).round(1), rng.uniform(0, 5, (3, 4)) + (0, 0, 9, 9))
-            one.update(f"{number:03d}", found, (np.ones(1), box(1, 1, 10, 10), np.array([False])))
+            found = (np.ones(3), rng.random(3).round(1), rng.uniform(0, 5, (3, 4)) + np.array([0, 0, 9, 9]))
+            one.update(f"{number:03d}", found, (np.ones(1, np.int64), box(1, 1, 10, 10), np.array([False])))
         return one
 
     whole = meter(*range(9)).merged().scores().classes["cat"]
