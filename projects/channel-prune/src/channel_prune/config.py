@@ -28,6 +28,7 @@ DATASETS = ("cifar10", "ilsvrc12", "voc", "folder", "tiny", "tiny_voc")
 DETECTION = ("voc", "tiny_voc")
 """Data sets of pictures with boxes."""
 PIXELS = ("original", "imagenet")
+EMPTY_BOXES = ("error", "drop")
 SCHEDULES = ("cifar", "ilsvrc", "mobilenet_v2", "ssd", "constant")
 LEARNERS = ("full-prec", "chn-pruned-rmt")
 EXEC_MODES = ("train", "eval")
@@ -61,6 +62,9 @@ class NetConfig:
     """Side of the pictures that the network takes, in pixels."""
     width_divisor: int = 1
     """All widths are divided by it: 1 is published, more is a tiny twin."""
+    batch_norm: bool = False
+    """Batch norm behind every convolution of ``ssd_vgg16`` but those of its heads, which the published one has
+    not: to train one without a backbone's weights."""
     weights: str = ""
     """Weights to start from: a model folder, a run, or a foreign file; empty: what save_path says."""
 
@@ -117,6 +121,8 @@ class DataConfig:
     """Of ``voc``: image sets to train on, as FOLDER/SET; empty: VOC2007/trainval and VOC2012/trainval."""
     eval_sets: tuple[str, ...] = ()
     """Of ``voc``: image sets to evaluate; empty: VOC2007/test."""
+    empty_boxes: str = "error"
+    """Of ``voc``: boxes without an area are an ``error``, or are left out (``drop``)."""
     fake_data: bool = False
     """Generate a small data set in the real layout and use it in place of data_dir."""
 
@@ -124,6 +130,7 @@ class DataConfig:
         check_one_of("dataset", self.dataset, DATASETS)
         check_one_of("pixels", self.pixels, PIXELS)
         check_one_of("label_offset", self.label_offset, (0, 1))
+        check_one_of("empty_boxes", self.empty_boxes, EMPTY_BOXES)
         for name in ("batch_size", "batch_size_eval", "nb_smpls_train", "nb_smpls_eval"):
             check_at_least(name, getattr(self, name), 1)
         for name in ("workers", "nb_smpls_val"):

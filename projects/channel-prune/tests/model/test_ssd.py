@@ -74,3 +74,21 @@ def test_the_scale_decays_a_tenth_as_much() -> None:
     assert factors.pop("conv4_3_scale.weights") == 0.1
     assert set(factors.values()) == {1.0}
     assert any(name.endswith("bias") for name in factors)
+
+
+def test_batch_norms_stand_behind_all_convolutions_but_the_heads() -> None:
+    cfg = NetConfig(name="ssd_vgg16", image_size=64, nb_classes=4, width_divisor=16, batch_norm=True)
+    model = ssd_vgg16(cfg).eval()
+    convs = model.prune_order()
+    inner = {name.rpartition(".")[2] for name in convs if not name.startswith("multibox_head")}
+    assert set(model.norms) == inner
+    assert model.get_submodule("conv1.conv1_1").bias is None
+    assert model.get_submodule("multibox_head.loc_0").bias is not None
+    assert model.original_names() == {}
+    assert decay_factors(model, OptimConfig())["conv4_3_scale.weights"] == 0.1
+    x = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        found, other = model(x), small()(x)
+    assert {name: value.shape for name, value in found.items()} == {n: v.shape for n, v in other.items()}
+    graph = trace(model, x[:1])
+    assert sum(node.kind == "norm" for node in graph.nodes.values()) == len(inner)

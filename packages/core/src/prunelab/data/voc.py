@@ -33,8 +33,6 @@ CLASSES = (
     "tvmonitor",
 )
 """Classes of Pascal VOC; label k is the k-th, from 1, and 0 is background."""
-EMPTY_BOXES = ("error", "drop")
-"""What may be done about boxes without an area."""
 KEPT_FOR_VALIDATION = 10
 """Of pictures without lists every tenth is."""
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")

@@ -173,6 +173,7 @@ def open_voc(
     options: dict[str, Any] = {
         "third_attempt_lost": cfg.quirks.expand_third_attempt_lost,
         "most": cfg.detect.nb_bboxs_max,
+        "empty_boxes": cfg.data.empty_boxes,
     }
     splits = {
         name: VocDetection(samples, names, preprocess, training=name == "train", **options)

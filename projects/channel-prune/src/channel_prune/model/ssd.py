@@ -69,8 +69,8 @@ class Ssd(nn.Module):
     """The detector.
 
     Args:
-        cfg: ``nb_classes`` K with background, ``image_size`` and ``width_divisor``, which divides all widths
-            but those of the heads.
+        cfg: ``nb_classes`` K with background, ``image_size``, ``width_divisor``, which divides all widths but
+            those of the heads, and ``batch_norm``, with which it is another network than the original's.
 
     Raises:
         UserError: the pictures are too small.
@@ -80,28 +80,35 @@ class Ssd(nn.Module):
         super().__init__()
         self.classes, self.image_size = cfg.nb_classes, cfg.image_size
         layers = anchor_layers(cfg.image_size)
-        width, inputs = _Widths(cfg.width_divisor), 3
+        width, inputs, bias = _Widths(cfg.width_divisor), 3, not cfg.batch_norm
         for number, widths in enumerate(BACKBONE, 1):
-            self.add_module(f"conv{number}", _block(f"conv{number}", [inputs, *width(*widths)]))
+            block = _block(f"conv{number}", [inputs, *width(*widths)], bias=bias)
+            self.add_module(f"conv{number}", block)
             inputs = width(widths[-1])[0]
             if number == 4:
                 self.conv4_3_scale = Normalised(inputs)
         features = [inputs]
         (inner,) = width(FC)
-        self.fc6 = nn.Conv2d(inputs, inner, 3, padding=DILATION, dilation=DILATION)
-        self.fc7 = nn.Conv2d(inner, inner, 1)
+        self.fc6 = nn.Conv2d(inputs, inner, 3, padding=DILATION, dilation=DILATION, bias=bias)
+        self.fc7 = nn.Conv2d(inner, inner, 1, bias=bias)
         features.append(inner)
         self.additional_layers = nn.Module()
         for number, widths in enumerate(ADDITIONAL[: len(layers) - 2], 8):
-            stride = 2 if number < 10 else 1
-            block = _block(f"conv{number}", [features[-1], *width(*widths)], kernels=(1, 3), stride=stride)
-            self.additional_layers.add_module(f"conv{number}", block)
+            stride, name = 2 if number < 10 else 1, f"conv{number}"
+            block = _block(name, [features[-1], *width(*widths)], bias=bias, kernels=(1, 3), stride=stride)
+            self.additional_layers.add_module(name, block)
             features.append(width(widths[-1])[0])
+        norms = {
+            path.rpartition(".")[2]: nn.BatchNorm2d(layer.out_channels)
+            for path, layer in self.named_modules()
+            if isinstance(layer, nn.Conv2d) and cfg.batch_norm
+        }
         self.multibox_head = nn.Module()
         for place, (layer, channels) in enumerate(zip(layers, features, strict=True)):
             for kind, numbers in (("loc", 4), ("cls", self.classes)):
                 head = nn.Conv2d(channels, numbers * layer.depth, 3, padding=1)
                 self.multibox_head.add_module(f"{kind}_{place}", head)
+        self.norms = nn.ModuleDict(norms)
         self.halve, self.same = SameMaxPool(2, 2), SameMaxPool(3, 1)
         self.pad = SamePad(3, 2)
         for layer in self.modules():
@@ -123,29 +130,38 @@ class Ssd(nn.Module):
 
     def features(self, x: Tensor) -> list[Tensor]:
         """Pictures (B, 3, H, W) to the feature layers, each (B, C, H', W')."""
-        x = _through(self.get_submodule("conv1"), x)
+        x = self._through(self.get_submodule("conv1"), x)
         for number in (2, 3, 4):
-            x = _through(self.get_submodule(f"conv{number}"), self.halve(x))
+            x = self._through(self.get_submodule(f"conv{number}"), self.halve(x))
         found = [self.conv4_3_scale(x)]
-        x = self.same(_through(self.get_submodule("conv5"), self.halve(x)))
-        x = F.relu(self.fc7(F.relu(self.fc6(x))))
+        x = self.same(self._through(self.get_submodule("conv5"), self.halve(x)))
+        x = self._layer("fc7", self.fc7, self._layer("fc6", self.fc6, x))
         found.append(x)
         for block in self.additional_layers.children():
-            squeeze, spread = block.children()
-            x = F.relu(squeeze(x))
-            if spread.stride == (2, 2):
-                x = self.pad(x)
-            x = F.relu(spread(x))
+            x = self._through(block, x)
             found.append(x)
         return found
+
+    def _through(self, block: nn.Module, x: Tensor) -> Tensor:
+        """Through a block's convolutions."""
+        for name, layer in block.named_children():
+            x = self._layer(name, layer, x)
+        return x
+
+    def _layer(self, name: str, layer: nn.Module, x: Tensor) -> Tensor:
+        """Through a convolution, its batch norm if there is one, and a ReLU."""
+        x = layer(self.pad(x) if layer.stride == (2, 2) else x)
+        return F.relu(self.norms[name](x) if self.norms else x)
 
     def prune_order(self) -> list[str]:
         """Names of the convolutions, in the order in which the original makes them: that of pruning."""
         return [name for name, module in self.named_modules() if isinstance(module, nn.Conv2d)]
 
     def original_names(self) -> dict[str, str]:
-        """The original's name of each weight, in its order of creation."""
+        """The original's name of each weight, in its order of creation; none with batch norms."""
         found = {}
+        if self.norms:
+            return found
         for name in self.state_dict():
             *scopes, kind = name.split(".")
             found[name] = "/".join([SCOPE, *scopes, {"weight": "kernel"}.get(kind, kind)])
@@ -153,12 +169,12 @@ class Ssd(nn.Module):
 
     def decay_factors(self) -> dict[str, float]:
         """What decays less than kernels and biases: the learned scale."""
-        factors = {ours: decay_factor(theirs) for ours, theirs in self.original_names().items()}
+        factors = {name: decay_factor(name) for name, _ in self.named_parameters()}
         return {name: factor for name, factor in factors.items() if factor != 1}
 
 
 def decay_factor(name: str) -> float:
-    """The factor of a variable in the loss's sum of squares, by its original name."""
+    """The factor of a variable in the loss's sum of squares, by its name, the original's or ours."""
     if "_bn" in name:
         return 0.0
     return SCALE_DECAY if "conv4_3_scale" in name else 1.0
@@ -180,7 +196,12 @@ class _Widths:
 
 
 def _block(
-    name: str, widths: Sequence[int], kernels: Sequence[int] = (3, 3, 3), stride: int | None = None
+    name: str,
+    widths: Sequence[int],
+    *,
+    bias: bool,
+    kernels: Sequence[int] = (3, 3, 3),
+    stride: int | None = None,
 ) -> nn.Sequential:
     """Convolutions ``NAME_1``, ... from widths to widths; with a ``stride`` the last one is not padded."""
     last = len(widths) - 2
@@ -189,12 +210,5 @@ def _block(
         kernel, bare = kernels[place], stride is not None and place == last
         step = stride if stride is not None and bare else 1
         padding = 0 if bare else kernel // 2
-        layers[f"{name}_{place + 1}"] = nn.Conv2d(inputs, outputs, kernel, step, padding)
+        layers[f"{name}_{place + 1}"] = nn.Conv2d(inputs, outputs, kernel, step, padding, bias=bias)
     return nn.Sequential(layers)
-
-
-def _through(block: nn.Module, x: Tensor) -> Tensor:
-    """Through a block's convolutions, each with a ReLU behind it."""
-    for layer in block.children():
-        x = F.relu(layer(x))
-    return x
