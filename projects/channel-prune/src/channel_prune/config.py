@@ -63,8 +63,8 @@ class NetConfig:
     width_divisor: int = 1
     """All widths are divided by it: 1 is published, more is a tiny twin."""
     batch_norm: bool = False
-    """Batch norm behind every convolution of ``ssd_vgg16`` but those of its heads, which the published one has
-    not: to train one without a backbone's weights."""
+    """Batch norm behind every convolution of ``ssd_vgg16`` but those of its heads. The published network has
+    none; it is for trainings without a backbone's weights."""
     weights: str = ""
     """Weights to start from: a model folder, a run, or a foreign file; empty: what save_path says."""
 
