@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from torch import nn
@@ -47,7 +48,9 @@ def test_rows_are_kept_and_only_missing_ones_are_made(
 
 def test_table_has_means_over_seeds() -> None:
     row = {"ratio": 0.5, "method": "l1", "MACs": 0.4, "recalibrated": 0.6, "finetuned": 0.7}
-    table = compare.table([{**row, "seed": 0, "before": 0.2}, {**row, "seed": 1, "before": 0.4}])
+    rows = [{**row, "seed": 0, "before": 0.2}, {**row, "seed": 1, "before": 0.4}]
+    assert compare.means(rows)[0]["before"] == pytest.approx(0.3)
+    table = compare.table(rows)
     assert table.texts() == [["0.5", "l1", "2", "40.00%", "30.00%", "60.00%", "70.00%"]]
 
 
@@ -55,7 +58,7 @@ def test_torch_pruning_costs_what_was_asked_for_and_leaves_sums_whole(setting: C
     device = dist.start("cpu")
     network, picture = full_network(setting).eval(), example(setting, device)
     dense = count(network, picture).macs
-    small = compare.by_torch_pruning(network, picture, 0.6, dense).model
+    small = compare.by_torch_pruning(network, picture, [picture.expand(4, -1, -1, -1)], 0.6).model
     assert abs(count(small, picture).macs / dense - 0.6) < 0.06
     changed = {
         name
@@ -67,8 +70,7 @@ def test_torch_pruning_costs_what_was_asked_for_and_leaves_sums_whole(setting: C
 
 
 def test_without_seconds_nothing_is_trained(setting: Config) -> None:
-    data, task = compare.opened(setting, dist.start("cpu"))
-    assert compare.finetune(full_network(setting), task, data, setting, 0) == 0
+    assert compare.Opened(setting).finetune(full_network(setting), 0, 0) == 0
 
 
 def test_unknown_method_and_impossible_ratio_are_refused() -> None:
@@ -84,3 +86,30 @@ def test_command_line_and_dry_run(capsys: pytest.CaptureFixture[str]) -> None:
     raw, options = parse_compare(["--ratios", "0.3,0.5", "--seeds=4"])
     assert (options.ratios, options.seeds) == ((0.3, 0.5), (4,))
     assert raw.typed["learner"] == "chn-pruned-rmt"
+
+
+@pytest.mark.tiny
+def test_statistics_of_the_full_network_are_there_before_they_are_measured_again(setting: Config) -> None:
+    picture = example(setting, dist.start("cpu"))
+    batches = compare.Opened(setting).data.sampling_batches(32, 16, 0)
+    full = dict(full_network(setting).named_buffers())
+    for way in ("fixed", "faithful"):
+        prune = replace(setting.prune, prune_ratio=0.0, **compare.WAYS[way])
+        small = compare.by_us(full_network(setting), picture, batches, prune)
+        before, after = dict(small.model.named_buffers()), dict(small.recalibrated.named_buffers())
+        assert all(before[name].equal(full[name]) for name in before if name.endswith("running_mean"))
+        if way == "faithful":
+            assert not all(after[name].equal(full[name]) for name in after if name.endswith("running_mean"))
+
+
+@pytest.mark.slow
+def test_two_processes_make_the_rows_of_one(setting: Config, tmp_path: Path) -> None:
+    options = replace(OPTIONS, methods=("l1", "fixed"), finetune_seconds=0)
+    runs = []
+    for jobs in (1, 2):
+        cfg = replace(setting, run=replace(setting.run, output=str(tmp_path / str(jobs))))
+        rows = compare.compare(cfg, replace(options, jobs=jobs))
+        for row in rows:
+            del row["choosing_seconds"]
+        runs.append(sorted(rows, key=lambda row: row["method"]))
+    assert runs[0] == runs[1]

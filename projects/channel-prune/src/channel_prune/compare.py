@@ -1,7 +1,8 @@
 """Compare ways to choose channels on one trained network: before and after fine-tuning, several seeds.
 
 Every row is one way at one ratio with one seed. All start from the same full network and the same pictures,
-all networks are made slim, and all are fine-tuned for equally many seconds.
+all networks are made slim, and all are fine-tuned for equally many seconds; on a CPU these are of processor
+time, so that other work of the machine does not count.
 """
 
 from __future__ import annotations
@@ -9,9 +10,11 @@ from __future__ import annotations
 import copy
 import itertools
 import json
+import multiprocessing
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +29,7 @@ from channel_prune.data import Data, open_data
 from channel_prune.job import Task, example, full_network, make_task
 from channel_prune.lowering import lower
 from channel_prune.options import CompareOptions
-from channel_prune.recalibrate import recalibrate
+from channel_prune.recalibrate import norms, recalibrate
 from channel_prune.slim import slim
 from channel_prune.stream import Endless
 from prunelab import dist
@@ -43,6 +46,7 @@ FAITHFUL = {
     "sample_mode": "train",
     "positions": "crops",
     "compensate_shortcut": False,
+    "recalibrate": 0,
 }
 """The original's way."""
 WAYS: dict[str, dict[str, Any]] = {
@@ -54,6 +58,16 @@ WAYS: dict[str, dict[str, Any]] = {
 """What a method changes in the configuration's choice; ``torch-pruning`` is that package's own."""
 FIGURES = ("MACs", "before", "recalibrated", "finetuned")
 """Of a row that are averaged over seeds."""
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """What a row is about."""
+
+    seed: int
+    ratio: float
+    method: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,16 +75,18 @@ class Small:
     """A pruned network, slim."""
 
     model: nn.Module
+    recalibrated: nn.Module
+    """The same with statistics of batch normalisation that were measured after pruning."""
     seconds: float
     """That choosing its channels took."""
 
 
-def compare(cfg: Config, options: CompareOptions) -> list[dict[str, Any]]:
+def compare(cfg: Config, options: CompareOptions) -> list[Row]:
     """Make all rows that the file of results does not have yet.
 
     Args:
         cfg: network, its weights, data, and how channels are chosen.
-        options: ways, ratios, seeds, seconds of fine-tuning.
+        options: ways, ratios, seeds, seconds of fine-tuning, processes.
 
     Returns:
         All rows, as ``rows.json`` in the output folder has them: ``method``, ``ratio``, ``seed``, ``MACs``
@@ -80,66 +96,118 @@ def compare(cfg: Config, options: CompareOptions) -> list[dict[str, Any]]:
     Raises:
         UserError: weights or data are missing, or a way needs a package that is not there.
     """
-    path = Path(cfg.run.output or "compare") / "rows.json"
+    path = folder_of(cfg) / "rows.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    device = dist.start(cfg.run.device)
-    data, task = opened(cfg, device)
-    rows: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
-    done = {(row["method"], row["ratio"], row["seed"]) for row in rows}
-    for number, ratio, method in itertools.product(options.seeds, options.ratios, options.methods):
-        if (method, ratio, number) not in done:
-            rows.append(
-                _row(_seeded(cfg, ratio, number), method, data, task, options.finetune_seconds, device)
-            )
-            write_json(path, rows)
-            print(" ".join(f"{name}={value}" for name, value in rows[-1].items()), flush=True)
+    rows: list[Row] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    done = [Part(seed=row["seed"], ratio=row["ratio"], method=row["method"]) for row in rows]
+    parts = [
+        Part(seed=number, ratio=ratio, method=method)
+        for number, ratio, method in itertools.product(options.seeds, options.ratios, options.methods)
+    ]
+    for row in made(cfg, options, [part for part in parts if part not in done]):
+        rows.append(row)
+        write_json(path, rows)
+        print(" ".join(f"{name}={value}" for name, value in row.items()), flush=True)
+    write_json(path.with_name("means.json"), means(rows))
     return rows
 
 
-def opened(cfg: Config, device: torch.device) -> tuple[Data, Task]:
-    """The data set, and what networks are measured by."""
-    data = open_data(cfg, Path(cfg.run.output or "compare") / "fake_data")
-    return data, make_task(cfg, data, device)
+def made(cfg: Config, options: CompareOptions, parts: Sequence[Part]) -> Iterator[Row]:
+    """Rows as they are made, by as many processes as the options say."""
+    if options.jobs == 1 or len(parts) < 2:
+        opened = Opened(cfg)
+        yield from (opened.row(part, options.finetune_seconds) for part in parts)
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(options.jobs, context, initializer=_begin, initargs=(cfg,)) as pool:
+        work = [pool.submit(_row, part, options.finetune_seconds) for part in parts]
+        yield from (future.result() for future in as_completed(work))
 
 
-def _seeded(cfg: Config, ratio: float, number: int) -> Config:
-    prune = replace(cfg.prune, prune_ratio=ratio, seed=number, recalibrate=0)
-    return replace(cfg, prune=prune, run=replace(cfg.run, seed=number))
+_OPENED: list[Opened] = []
+"""In a process of `made`: what its rows share."""
 
 
-def _row(
-    cfg: Config, method: str, data: Data, task: Task, seconds: float, device: torch.device
-) -> dict[str, Any]:
-    seed_all(cfg.run.seed)
-    network = full_network(cfg).to(device)
-    picture = example(cfg, device)
-    dense = count(network, picture).macs
-    batches = [
-        b.to(device) for b in data.sampling_batches(cfg.prune.nb_smpls, cfg.prune.batch_size, cfg.run.seed)
-    ]
-    small = (
-        by_torch_pruning(network, picture, fraction_of_ours(network, picture, cfg.prune), dense)
-        if method == "torch-pruning"
-        else by_us(network, picture, batches, replace(cfg.prune, **WAYS[method]))
-    )
-    model = small.model
-    cost = count(model, picture)
-    row: dict[str, Any] = {"method": method, "ratio": cfg.prune.prune_ratio, "seed": cfg.run.seed}
-    row |= {"MACs": cost.macs / dense, "parameters": cost.parameters, "choosing_seconds": small.seconds}
-    row["before"] = score(model, task)
-    recalibrate(model, batches)
-    row["recalibrated"] = score(model, task)
-    row["steps"] = finetune(model, task, data, cfg, seconds)
-    row["finetuned"] = score(model, task)
-    return row
+def _begin(cfg: Config) -> None:
+    torch.set_num_threads(1)
+    _OPENED.append(Opened(cfg))
+
+
+def _row(part: Part, seconds: float) -> Row:
+    return _OPENED[0].row(part, seconds)
+
+
+def folder_of(cfg: Config) -> Path:
+    """Where results go."""
+    return Path(cfg.run.output or "compare")
+
+
+class Opened:
+    """What all rows share: the data set, opened, and what networks are measured by.
+
+    Raises:
+        UserError: data are missing.
+    """
+
+    def __init__(self, cfg: Config) -> None:
+        self.cfg, self.device = cfg, dist.start(cfg.run.device)
+        self.data = open_data(cfg, folder_of(cfg) / "fake_data")
+        self.task = make_task(cfg, self.data, self.device)
+
+    def row(self, part: Part, seconds: float) -> Row:
+        """Prune and fine-tune once."""
+        prune = replace(self.cfg.prune, prune_ratio=part.ratio, seed=part.seed, **WAYS.get(part.method, {}))
+        seed_all(part.seed)
+        network = full_network(self.cfg).to(self.device)
+        picture = example(self.cfg, self.device)
+        dense = count(network, picture).macs
+        sampled = self.data.sampling_batches(prune.nb_smpls, prune.batch_size, part.seed)
+        batches = [images.to(self.device) for images in sampled]
+        if part.method == "torch-pruning":
+            small = by_torch_pruning(network, picture, batches, fraction_of_ours(network, picture, prune))
+        else:
+            small = by_us(network, picture, batches, prune)
+        cost = count(small.model, picture)
+        return asdict(part) | {
+            "MACs": cost.macs / dense,
+            "parameters": cost.parameters,
+            "choosing_seconds": small.seconds,
+            "before": score(small.model, self.task),
+            "recalibrated": score(small.recalibrated, self.task),
+            "steps": self.finetune(small.recalibrated, part.seed, seconds),
+            "finetuned": score(small.recalibrated, self.task),
+        }
+
+    def finetune(self, model: nn.Module, number: int, seconds: float) -> int:
+        """Train for so many seconds, with a rate that falls to nothing; returns the number of steps."""
+        if not seconds:
+            return 0
+        clock = time.process_time if self.device.type == "cpu" else time.perf_counter
+        optimizer = steps.make_optimizer(model, self.cfg.optim)
+        data = replace(self.data, cfg=replace(self.cfg, run=replace(self.cfg.run, seed=number)))
+        model.train()
+        begin = clock()
+        for step, batch in enumerate(_batches(data)):
+            left = 1 - (clock() - begin) / seconds
+            if left <= 0:
+                return step
+            steps.set_rate(optimizer, self.cfg.optim.lrn_rate_init * left)
+            self.task.step(model, optimizer, None, batch, step)
+        raise AssertionError("batches have no end")
 
 
 def by_us(network: nn.Module, picture: Tensor, batches: Sequence[Tensor], cfg: PruneConfig) -> Small:
-    """Choose channels, refit, make slim."""
+    """Choose channels, refit, make slim. Changes the network."""
+    stored = {name: copy.deepcopy(norm.state_dict()) for name, norm in norms(network).items()}
     begin = time.perf_counter()
-    choice = choose(network, batches, cfg, example=picture)
+    kept = choose(network, batches, cfg, example=picture).kept
     seconds = time.perf_counter() - begin
-    return Small(model=slim(network, choice.kept, picture).model, seconds=seconds)
+    after = slim(network, kept, picture).model
+    if not cfg.recalibrate:
+        recalibrate(after, batches)
+    for name, norm in norms(network).items():
+        norm.load_state_dict(stored[name])
+    return Small(model=slim(network, kept, picture).model, recalibrated=after, seconds=seconds)
 
 
 def fraction_of_ours(network: nn.Module, picture: Tensor, cfg: PruneConfig) -> float:
@@ -147,13 +215,14 @@ def fraction_of_ours(network: nn.Module, picture: Tensor, cfg: PruneConfig) -> f
 
     Which channels are chosen changes little, so they are chosen at random here and nothing is refitted.
     """
-    tried = copy.deepcopy(network)
     cheap = replace(cfg, selection="random", reconstruction="none", compensate_shortcut=False)
-    small = by_us(tried, picture, [picture], cheap).model
+    small = by_us(copy.deepcopy(network), picture, [picture], cheap).model
     return count(small, picture).macs / count(network, picture).macs
 
 
-def by_torch_pruning(network: nn.Module, picture: Tensor, fraction: float, dense: int) -> Small:
+def by_torch_pruning(
+    network: nn.Module, picture: Tensor, batches: Sequence[Tensor], fraction: float
+) -> Small:
     """Torch-Pruning's L1 norm on inner channels of residual blocks, at the ratio that costs as much as ours.
 
     Residual sums and the classifier keep all channels.
@@ -166,6 +235,7 @@ def by_torch_pruning(network: nn.Module, picture: Tensor, fraction: float, dense
     except ImportError:
         raise UserError("torch-pruning is not installed, which the method of this name needs") from None
     begin = time.perf_counter()
+    dense = count(network, picture).macs
 
     def pruned(ratio: float) -> nn.Module:
         model = copy.deepcopy(network)
@@ -184,29 +254,16 @@ def by_torch_pruning(network: nn.Module, picture: Tensor, fraction: float, dense
         low, high = (
             (middle, high) if count(pruned(middle), picture).macs / dense > fraction else (low, middle)
         )
-    return Small(model=pruned(high), seconds=time.perf_counter() - begin)
+    nearest = min(map(pruned, (low, high)), key=lambda m: abs(count(m, picture).macs / dense - fraction))
+    after = copy.deepcopy(nearest)
+    recalibrate(after, batches)
+    return Small(model=nearest, recalibrated=after, seconds=time.perf_counter() - begin)
 
 
 def score(model: nn.Module, task: Task) -> float:
     """The task's first figure."""
     with evaluating(model), torch.no_grad():
         return dict(task.evaluate(model))[task.figures[0]]
-
-
-def finetune(model: nn.Module, task: Task, data: Data, cfg: Config, seconds: float) -> int:
-    """Train for so many seconds with a rate that falls to nothing in them; returns the number of steps."""
-    if not seconds:
-        return 0
-    optimizer = steps.make_optimizer(model, cfg.optim)
-    model.train()
-    begin = time.perf_counter()
-    for number, batch in enumerate(_batches(data)):
-        left = 1 - (time.perf_counter() - begin) / seconds
-        if left <= 0:
-            return number
-        steps.set_rate(optimizer, cfg.optim.lrn_rate_init * left)
-        task.step(model, optimizer, None, batch, number)
-    raise AssertionError("batches have no end")
 
 
 def _batches(data: Data) -> Iterator[Any]:
@@ -216,17 +273,22 @@ def _batches(data: Data) -> Iterator[Any]:
         yield batch
 
 
-def table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """Means over the seeds, for each way and ratio."""
+def means(rows: Sequence[Mapping[str, Any]]) -> list[Row]:
+    """Means over the seeds, for each ratio and way: `FIGURES`, and ``seeds``, how many."""
     groups: dict[tuple[float, str], list[Mapping[str, Any]]] = {}
     for row in rows:
         groups.setdefault((row["ratio"], row["method"]), []).append(row)
-    means = [
-        [ratio, method, len(group), *(sum(row[figure] for row in group) / len(group) for figure in FIGURES)]
+    return [
+        {"ratio": ratio, "method": method, "seeds": len(group)}
+        | {figure: sum(row[figure] for row in group) / len(group) for figure in FIGURES}
         for (ratio, method), group in sorted(groups.items())
     ]
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """`means` as a table."""
     columns = ("ratio", "method", "seeds", *FIGURES)
-    return result_table("", columns, means, formats=dict.fromkeys(FIGURES, ".2%"))
+    return result_table("", columns, means(rows), formats=dict.fromkeys(FIGURES, ".2%"))
 
 
 @entry

@@ -95,7 +95,9 @@ class CompareOptions:
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds: of the pictures, of what is drawn, and of fine-tuning."""
     finetune_seconds: float = 60.0
-    """How long each network is fine-tuned; 0: it is not."""
+    """How long each network is fine-tuned, on a CPU in seconds of processor time; 0: it is not."""
+    jobs: int = 1
+    """Rows that are made at a time, each with one thread of a CPU."""
 
     def __post_init__(self) -> None:
         for method in self.methods:
@@ -103,3 +105,4 @@ class CompareOptions:
         for ratio in self.ratios:
             check_share("ratios", ratio)
         check_at_least("finetune_seconds", self.finetune_seconds, 0)
+        check_at_least("jobs", self.jobs, 1)
