@@ -13,7 +13,7 @@ import torch
 
 from channel_prune import cli
 from channel_prune.config import FOREIGN, Config
-from channel_prune.lowering import COPIED, GROUP_OF, Raw, lower, lower_prune, lower_test
+from channel_prune.lowering import COPIED, FIELDS, Raw, lower, lower_prune, lower_test
 from channel_prune.model import build
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -40,7 +40,7 @@ def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def changed(cfg: Config, **values: Any) -> Config:
     """A configuration with some fields set, copies included."""
     for name, value in values.items():
-        groups = {GROUP_OF[name], *(("prune",) if name in COPIED else ())}
+        groups = {FIELDS.group_of[name], *(("prune",) if name in COPIED else ())}
         for group in groups:
             cfg = replace(cfg, **{group: replace(getattr(cfg, group), **{name: value})})
     return cfg
@@ -48,7 +48,7 @@ def changed(cfg: Config, **values: Any) -> Config:
 
 def value(cfg: Config, name: str) -> Any:
     """A field, by its name alone."""
-    return getattr(getattr(cfg, GROUP_OF[name]), name)
+    return getattr(getattr(cfg, FIELDS.group_of[name]), name)
 
 
 def typed(words: str, program: str | None = None) -> Config:

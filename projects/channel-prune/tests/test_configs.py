@@ -15,11 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from channel_prune import train
-from channel_prune.cli import docs_of
 from channel_prune.config import LEARNERS, PRESETS, Config, NetConfig
-from channel_prune.lowering import GROUPS, lower_values
+from channel_prune.lowering import FIELDS, lower_values
 from channel_prune.model import build
 from prunelab.config import from_plain, to_plain, yaml_text
+from prunelab.doors import field_docs
 
 from .commands import alone as alone
 from .commands import typed
@@ -162,9 +162,9 @@ def test_numbers_that_are_published() -> None:
 
 
 def test_every_field_and_every_group_has_a_docstring() -> None:
-    for cls in (*GROUPS.values(), Config):
+    for cls in (*FIELDS.groups.values(), Config):
         assert cls.__doc__
-        assert docs_of(cls).keys() == {f.name for f in fields(cls)}
+        assert field_docs(cls).keys() == {f.name for f in fields(cls)}
 
 
 @given(

@@ -8,25 +8,33 @@ A parser here knows no default: it tells what was typed, and `channel_prune.lowe
 from __future__ import annotations
 
 import argparse
-import ast
-import inspect
 import os
 import re
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass, fields
 from functools import cache
-from importlib import metadata
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, get_type_hints
 
 from channel_prune.config import LEARNERS
-from channel_prune.lowering import GROUP_OF, GROUPS, NAMES, PROGRAMS, PRUNING, Raw
+from channel_prune.lowering import FIELDS, NAMES, PROGRAMS, PRUNING, Raw
 from channel_prune.options import EXPORT_FORMATS, CompareOptions, ConvertOptions, DemoOptions, ExportOptions
-from prunelab.doors import FALSE_WORDS, TRUE_WORDS, Parser, check_one_of, csv, none_word, word_bool
+from prunelab.doors import (
+    FALSE_WORDS,
+    TRUE_WORDS,
+    Parser,
+    check_one_of,
+    command_parser,
+    csv,
+    field_docs,
+    none_word,
+    typed_flags,
+    typed_options,
+    word_bool,
+)
 from prunelab.errors import UserError
 
-T = TypeVar("T")
 Reader = Callable[[str], Any]
 
 ORIGINAL = frozenset(
@@ -60,30 +68,6 @@ OTHER_LEARNERS = {
 """Learners of the original that are not here, and what is there instead."""
 THEIR_FLAGS = ("ws_", "cp_", "cpg_", "dcp_", "uql_", "uqtf_", "nuql_", "ddpg_")
 """How flags of those begin."""
-
-
-def version() -> str:
-    """The version of this distribution; ``unknown`` where its sources run without being installed."""
-    try:
-        return metadata.version("channel-prune")
-    except metadata.PackageNotFoundError:
-        return "unknown"
-
-
-@cache
-def docs_of(cls: type) -> dict[str, str]:
-    """The docstring of every field of a dataclass, with its default, for ``--help``."""
-    body = ast.parse(inspect.getsource(cls)).body[0]
-    assert isinstance(body, ast.ClassDef)
-    defaults = {f.name: f.default for f in fields(cls)}
-    found = {}
-    for statement, doc in zip(body.body, body.body[1:], strict=False):
-        match statement, doc:
-            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
-                default = "" if defaults[name] is MISSING else f" (default: {defaults[name]!r})"
-                words = " ".join(text.split()).replace("``", "").replace("`", "")
-                found[name] = (words + default).replace("%", "%%")
-    return found
 
 
 # ------------------------------------------------------------------------------------------------------ flags
@@ -194,10 +178,10 @@ def _reader(hint: Any) -> Reader:
 def config_flags() -> tuple[Flag, ...]:
     """A flag for every field of the configuration, and the original's others."""
     found = []
-    for group, cls in GROUPS.items():
-        hints, docs = get_type_hints(cls), docs_of(cls)
+    for group, cls in FIELDS.groups.items():
+        hints, docs = get_type_hints(cls), field_docs(cls)
         for name in hints:
-            if name in UNSET or GROUP_OF[name] != group:
+            if name in UNSET or FIELDS.group_of[name] != group:
                 continue
             original = name in ORIGINAL
             typed = NAMES.get(name, name)
@@ -211,7 +195,7 @@ def config_flags() -> tuple[Flag, ...]:
 
 def _own(cls: type, names: Sequence[str]) -> tuple[Flag, ...]:
     """Flags of ours for fields of a dataclass."""
-    hints, docs = get_type_hints(cls), docs_of(cls)
+    hints, docs = get_type_hints(cls), field_docs(cls)
     return tuple(
         Flag(
             name=name,
@@ -225,16 +209,7 @@ def _own(cls: type, names: Sequence[str]) -> tuple[Flag, ...]:
 
 
 def _parser(command: str, summary: str, flags: Sequence[Flag], **options: Any) -> Parser:
-    parser = Parser(
-        f"channel-prune {command}",
-        summary,
-        version=version(),
-        argument_default=argparse.SUPPRESS,
-        allow_abbrev=False,
-        **options,
-    )
-    # Taken off the command line by `prunelab.errors.entry` before a parser sees it.
-    parser.add_own_argument("--traceback", action="store_true", help="show where an error comes from")
+    parser = command_parser("channel-prune", command, summary, allow_abbrev=False, **options)
     for flag in flags:
         add = parser.add_argument if flag.original else parser.add_own_argument
         kind = {int: "N", float: "X", word_bool: "true|false"}.get(flag.read, "TEXT")  # pyright: ignore[reportArgumentType, reportCallIssue]
@@ -245,14 +220,18 @@ def _parser(command: str, summary: str, flags: Sequence[Flag], **options: Any) -
 FLAG = re.compile(r"--?([A-Za-z][\w-]*)(?:=(.*))?", re.DOTALL)
 
 
-def canonical(argv: Sequence[str], flags: Sequence[Flag]) -> list[str]:
+def canonical(argv: Sequence[str] | None, flags: Sequence[Flag]) -> list[str]:
     """A command line in absl's styles as one of ``--flag=value``; words that are no known flags come last.
+
+    Args:
+        argv: the arguments; None: those of this process.
+        flags: the known ones.
 
     Raises:
         UserError: a flag of a learner that is not here.
     """
     known = {flag.key: flag for flag in flags}
-    words, rest, left = [], [], list(argv)
+    words, rest, left = [], [], list(sys.argv[1:] if argv is None else argv)
     while left:
         word = left.pop(0)
         found = FLAG.fullmatch(word)
@@ -287,10 +266,6 @@ def _following(flag: Flag, left: list[str]) -> str | None:
     return left.pop(0) if is_word else "true"
 
 
-def _read(parser: Parser, flags: Sequence[Flag], argv: Sequence[str] | None) -> dict[str, Any]:
-    return vars(parser.parse_args(canonical(sys.argv[1:] if argv is None else argv, flags)))
-
-
 # ---------------------------------------------------------------------------------------------------- parsers
 
 
@@ -322,7 +297,7 @@ other networks are as in the original. Each --flag is also -flag; a truth value 
 def _raw(command: str, summary: str, own: Sequence[str], argv: Sequence[str] | None) -> Raw:
     flags = [*config_flags(), *_own(_Commands, own)]
     parser = _parser(command, summary, flags, epilog=NETWORKS)
-    return _as_raw(_read(parser, flags, argv))
+    return _as_raw(typed_flags(parser, canonical(argv, flags)))
 
 
 def _as_raw(typed: dict[str, Any]) -> Raw:
@@ -378,14 +353,10 @@ def parse_compare(argv: Sequence[str] | None = None) -> tuple[Raw, CompareOption
     own = tuple(field.name for field in fields(CompareOptions))
     flags = [*config_flags(), *_own(_Commands, ("program", "dry_run")), *_own(CompareOptions, own)]
     summary = "compare ways to choose channels, on one trained network"
-    typed = _read(_parser("compare", summary, flags, epilog=NETWORKS), flags, argv)
+    parser = _parser("compare", summary, flags, epilog=NETWORKS)
+    typed = typed_flags(parser, canonical(argv, flags))
     options = CompareOptions(**{name: typed.pop(name) for name in own if name in typed})
     return _as_raw({"learner": "chn-pruned-rmt", **typed}), options
-
-
-def _options(cls: type[T], parser: Parser, flags: Sequence[Flag], argv: Sequence[str] | None) -> T:
-    typed = _read(parser, flags, argv)
-    return cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in typed.items()})
 
 
 def parse_demo(argv: Sequence[str] | None = None) -> DemoOptions:
@@ -396,8 +367,8 @@ def parse_demo(argv: Sequence[str] | None = None) -> DemoOptions:
     """
     flags = _own(DemoOptions, ("model", "output", "top", "draw", "threshold", "device", "dry_run"))
     parser = _parser("demo", "classify pictures, or find objects in them", flags)
-    parser.add_argument("files", nargs="*", metavar="FILE", help=docs_of(DemoOptions)["files"])
-    return _options(DemoOptions, parser, flags, argv)
+    parser.add_argument("files", nargs="*", metavar="FILE", help=field_docs(DemoOptions)["files"])
+    return typed_options(DemoOptions, parser, canonical(argv, flags))
 
 
 def parse_convert(argv: Sequence[str] | None = None) -> ConvertOptions:
@@ -407,10 +378,10 @@ def parse_convert(argv: Sequence[str] | None = None) -> ConvertOptions:
         UserError: see `parse_train`.
     """
     flags = _own(ConvertOptions, ("net", "dry_run"))
-    parser, docs = _parser("convert", "read foreign weights", flags), docs_of(ConvertOptions)
+    parser, docs = _parser("convert", "read foreign weights", flags), field_docs(ConvertOptions)
     parser.add_argument("source", metavar="SRC", help=docs["source"])
     parser.add_argument("destination", metavar="DST", help=docs["destination"])
-    return _options(ConvertOptions, parser, flags, argv)
+    return typed_options(ConvertOptions, parser, canonical(argv, flags))
 
 
 def parse_export(argv: Sequence[str] | None = None) -> ExportOptions:
@@ -419,7 +390,7 @@ def parse_export(argv: Sequence[str] | None = None) -> ExportOptions:
     Raises:
         UserError: see `parse_train`.
     """
-    docs = docs_of(ExportOptions)
+    docs = field_docs(ExportOptions)
     theirs = ("enbl_fake_prune", "fake_prune_ratio", "nb_repts_warmup", "nb_repts")
     named = {"model_dir": (str, "model folder or run: as MODEL")}
     named |= {
@@ -439,7 +410,7 @@ def parse_export(argv: Sequence[str] | None = None) -> ExportOptions:
     summary = f"write a model as {', '.join(EXPORT_FORMATS)}: ONNX in place of GraphDef and TFLite"
     parser = _parser("export", summary, flags)
     parser.add_argument("model", nargs="?", metavar="MODEL", help=docs["model"])
-    typed = _read(parser, flags, argv)
+    typed = typed_flags(parser, canonical(argv, flags))
     theirs_too = typed.pop("model_dir", "")
     return ExportOptions(
         **{"model": theirs_too} | {k: v for k, v in typed.items() if not k.endswith("_coll")}

@@ -7,37 +7,14 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from channel_prune.config import (
-    DATASETS,
-    FOREIGN,
-    Config,
-    DataConfig,
-    DetectConfig,
-    DistillConfig,
-    NetConfig,
-    OptimConfig,
-    PruneConfig,
-    QuirkConfig,
-    RunOptions,
-)
+from channel_prune.config import DATASETS, FOREIGN, Config, NetConfig, PruneConfig, QuirkConfig
 from channel_prune.layout import count_classes, data_dir, newest_model, run_config
-from prunelab.config import from_plain, load_yaml, to_plain
+from prunelab.config import Flat, load_config, load_yaml, to_plain
 from prunelab.errors import UserError
 
-GROUPS: dict[str, type] = {
-    "net": NetConfig,
-    "data": DataConfig,
-    "optim": OptimConfig,
-    "detect": DetectConfig,
-    "prune": PruneConfig,
-    "distill": DistillConfig,
-    "run": RunOptions,
-    "quirks": QuirkConfig,
-}
 COPIED = {"loss_w_dcy": "optim", "batch_size": "data", "seed": "run"}
 """Fields of `PruneConfig` that are those of another group."""
-GROUP_OF = {f.name: COPIED.get(f.name, group) for group, cls in GROUPS.items() for f in fields(cls)}
-"""The group that holds a field; but for `COPIED`, every field name is used once."""
+FIELDS = Flat(Config, COPIED)
 
 PRUNING = (
     *("prune_ratio", "skip_frst_layer", "skip_last_layer", "skip_op_names", "nb_smpls", "nb_crops_per_smpl"),
@@ -213,9 +190,9 @@ def lower_values(values: Mapping[str, Any], *, preset: str = "fixed") -> Config:
     typed = dict(values)
     typed |= _network(typed)
     preset = typed.get("preset", preset)
-    found = _flat(Config()) | _recipe(typed["name"], typed["dataset"]) | preset_values(preset)
+    found = FIELDS.values(Config()) | _recipe(typed["name"], typed["dataset"]) | preset_values(preset)
     found |= _of_data(found | typed, typed)
-    return _build(found | typed | {"preset": preset}, "the command line")
+    return FIELDS.build(found | typed | {"preset": preset}, where="the command line")
 
 
 def preset_values(preset: str) -> dict[str, Any]:
@@ -224,8 +201,8 @@ def preset_values(preset: str) -> dict[str, Any]:
     Raises:
         UserError: no such preset.
     """
-    quirks = _flat(QuirkConfig.of(preset))
-    fixed = _flat(PruneConfig())
+    quirks = to_plain(QuirkConfig.of(preset))
+    fixed = to_plain(PruneConfig())
     return quirks | {name: FAITHFUL[name] if preset == "faithful" else fixed[name] for name in FAITHFUL}
 
 
@@ -294,13 +271,13 @@ def _lower_model(model: Path, typed: Mapping[str, Any]) -> Config:
     """The configuration of a model's run, else of its folder, with what was typed over it."""
     path = run_config(model)
     if path is not None:
-        cfg = from_plain(Config, load_yaml(path), where=str(path))
+        cfg = load_config(Config, path)
         # A test is at home in the run, wherever that lies now; a pruning needs a folder of its own.
         home = str(path.parent) if typed.get("exec_mode") == "eval" else ""
-        values = _flat(cfg) | {"tour": False, "resume": False, "max_steps": None, "output": home}
+        values = FIELDS.values(cfg) | {"tour": False, "resume": False, "max_steps": None, "output": home}
         if "preset" in typed:
             values |= preset_values(typed["preset"])
-        return _build(values | dict(typed) | {"weights": str(model)}, str(path))
+        return FIELDS.build(values | dict(typed) | {"weights": str(model)}, where=str(path))
     net = model_config(model) if "name" not in typed else {}
     return lower_values(net | dict(typed) | {"weights": str(model)})
 
@@ -316,19 +293,3 @@ def model_config(model: Path) -> dict[str, Any]:
     known = {f.name for f in fields(NetConfig)} - {"weights"}
     found = {name: value for name, value in content.get("net", {}).items() if name in known}
     return found | ({"dataset": content["dataset"]} if content.get("dataset") in DATASETS else {})
-
-
-def _flat(cfg: Any) -> dict[str, Any]:
-    """Plain values of a `Config` or of one group by field name; copies are left out."""
-    if not isinstance(cfg, Config):
-        return to_plain(cfg)
-    plain = to_plain(cfg)
-    return {k: v for group, values in plain.items() for k, v in values.items() if GROUP_OF[k] == group}
-
-
-def _build(values: Mapping[str, Any], where: str) -> Config:
-    plain: dict[str, dict[str, Any]] = {group: {} for group in GROUPS}
-    for name, value in values.items():
-        plain[GROUP_OF[name]][name] = value
-    plain["prune"] |= {name: plain[group][name] for name, group in COPIED.items()}
-    return from_plain(Config, plain, where=where)
