@@ -44,14 +44,20 @@ def overlaps(boxes: Tensor, others: Tensor) -> Tensor:
         (..., N, A).
     """
     boxes = boxes.unsqueeze(-2)  # (..., N, 1, 4)
-    sides = torch.minimum(boxes[..., 2:], others[:, 2:]) - torch.maximum(boxes[..., :2], others[:, :2])
-    common = sides.clamp(min=0).prod(dim=-1)
-    union = _areas(boxes) + _areas(others) - common
-    return torch.where(union > 0, common / union.where(union > 0, 1.0), 0.0)
+    # Side by side: a product over an axis of two is several times slower.
+    height, width = (
+        torch.minimum(boxes[..., side + 2], others[:, side + 2])
+        .sub_(torch.maximum(boxes[..., side], others[:, side]))
+        .clamp_(min=0)
+        for side in (0, 1)
+    )
+    common = height.mul_(width)
+    union = (_areas(boxes) + _areas(others)).sub_(common)
+    return torch.where(union > 0, common / union, 0.0)
 
 
 def _areas(boxes: Tensor) -> Tensor:
-    return (boxes[..., 2:] - boxes[..., :2]).prod(dim=-1)
+    return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
 
 
 @torch.no_grad()
@@ -103,8 +109,22 @@ def match(
 
 
 def _claims(share: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
-    """Anchors that an object claims as its best one (B, A), and which object has each (B, A)."""
-    best_anchor = share.argmax(dim=2, keepdim=True)  # (B, N, 1)
-    claims = torch.zeros_like(share, dtype=torch.bool).scatter_(2, best_anchor, real[..., None])
-    claimed = (share * claims).masked_fill(~real[..., None], -1.0)  # (B, N, A): 0 where it is not claimed
-    return claims.any(dim=1), claimed.argmax(dim=1)
+    """Anchors that an object claims as its best one (B, A), and which object has each (B, A).
+
+    Args:
+        share: overlaps (B, N, A), below 0 for padding.
+        real: which objects are no padding, (B, N).
+    """
+    batch, count, anchors = share.shape
+    anchor = share.argmax(dim=2)  # (B, N)
+    overlap = share.gather(2, anchor[..., None])[..., 0]
+    # Rivals of an object are those with the same best anchor, itself included: (B, N, N)
+    rivals = (anchor[:, :, None] == anchor[:, None]) & real[:, None]
+    best, winner = overlap[:, None].expand(-1, count, -1).where(rivals, -1.0).max(dim=2)
+    winner = winner.where(best > 0, real.to(torch.uint8).argmax(dim=1, keepdim=True))
+    forced = torch.zeros(batch, anchors + 1, dtype=torch.bool, device=share.device)
+    claimant = torch.zeros(batch, anchors + 1, dtype=torch.long, device=share.device)
+    place = anchor.where(real, anchors)  # padding claims an anchor that is cut off
+    forced.scatter_(1, place, True)
+    claimant.scatter_(1, place, winner)  # rivals write the same
+    return forced[:, :-1], claimant[:, :-1]
