@@ -8,13 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from channel_prune.config import Config
 from channel_prune.layout import runs_root
 from channel_prune.summary import SUMMARY, table_of
 from prunelab import dist
-from prunelab.runfolder import tour_folder
+from prunelab.tour import begin_tour, end_tour
 from prunelab.util import read_json, write_json
 
 RESULTS = "tour.json"
@@ -40,15 +38,9 @@ def tour(cfg: Config, train: Callable[[Config], Path]) -> Path:
         The tour's folder; ``tour.json`` in it holds the figures of the table.
     """
     started = time.monotonic()
-    # So small a network gains nothing from a second thread, and loses a lot where the machine is busy.
-    torch.set_num_threads(1)
     run = cfg.run
-    folder = dist.on_main(lambda: tour_folder(runs_root(), run.output, resume=run.resume))
-    if dist.is_main():
-        print(
-            "train without arguments is the tour: a small network trained, pruned and made slim on generated "
-            f"pictures, about two minutes on two CPU cores (train --help lists the rest). Folder: {folder}"
-        )
+    what = "a small network trained, pruned and made slim on generated pictures"
+    folder = begin_tour(what, runs_root(), run.output, resume=run.resume)
     train(replace(cfg, run=replace(run, output=str(folder / DENSE))))
     pruned = pruning_of(cfg, folder)
     train(pruned)
@@ -81,14 +73,14 @@ def report(folder: Path, cfg: Config, seconds: float) -> None:
         f"slim: the same network without them; this start took {seconds:.0f} s"
     )
     write_json(folder / RESULTS, {**found, "seconds": seconds, "preset": cfg.run.preset})
-    print()
-    table_of(found["rows"], found["figures"], found["title"], [note]).print()
-    print()
-    for what, where in (
-        ("table", RESULTS),
-        ("full network", f"{DENSE}/last"),
-        ("masked network", f"{PRUNED}/last"),
-        ("slim network", f"{PRUNED}/slim"),
-    ):
-        print(f"{what}: {folder / where}")
-    print(f"next: uv run --package channel-prune demo --model {folder / PRUNED / 'slim'}")
+    places = {
+        "table": RESULTS,
+        "full network": f"{DENSE}/last",
+        "masked network": f"{PRUNED}/last",
+        "slim network": f"{PRUNED}/slim",
+    }
+    end_tour(
+        table_of(found["rows"], found["figures"], found["title"], [note]),
+        [(what, folder / place) for what, place in places.items()],
+        f"uv run --package channel-prune demo --model {folder / PRUNED / 'slim'}",
+    )
