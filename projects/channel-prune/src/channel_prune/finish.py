@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import shutil
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from channel_prune.choose import Choice, Progress
 from channel_prune.config import Config, DetectConfig
@@ -15,14 +18,16 @@ from channel_prune.job import Job, example, make_task
 from channel_prune.layout import chosen_folder, full_model, place, run_folder
 from channel_prune.loading import find_model, load_network, save_network
 from channel_prune.masks import Masks
-from channel_prune.prunable import prunable
+from channel_prune.prunable import prunable, ratios
 from channel_prune.slim import slim
 from channel_prune.summary import Rival, summarise
 from prunelab import dist
 from prunelab.config import save_yaml, to_plain
+from prunelab.errors import UserError
 from prunelab.progress import duration
 from prunelab.report import result_table
 from prunelab.run import Run
+from prunelab.surgery import trace
 from prunelab.util import atomic_folder, write_json
 
 CHOICE = "choice.json"
@@ -30,6 +35,27 @@ CHOICE = "choice.json"
 CONFIG = "config.yaml"
 SLIM = "slim"
 """Folder of the network without the channels that were pruned."""
+
+
+def check_pruning(run: Run, cfg: Config, network: nn.Module, picture: Tensor) -> None:
+    """Before the choice: its ratios must fit the network; say so where no slim network can be made of it.
+
+    Raises:
+        UserError: a list of another length, a name to skip that no layer has, or nothing to prune.
+    """
+    ratios(prunable(network, picture), cfg.prune)
+    try:
+        trace(network, picture)
+    except UserError as error:
+        run.say(f"warning: {error}; channels get weights of zero, but no slim network will be made")
+
+
+@contextmanager
+def warnings_said(run: Run) -> Iterator[None]:
+    """Say what is warned of in here (a layer that would be left without channels) as lines of the run."""
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_, **__: run.say(f"warning: {message}")
+        yield
 
 
 def tell_layer(run: Run, progress: Progress) -> None:
@@ -137,19 +163,19 @@ def _dense(cfg: Config, device: torch.device) -> list[Rival]:
 
 
 def _pruned(cfg: Config, last: Path, folder: Path, data: Data, device: torch.device) -> list[Rival]:
-    """The pruned network of a model folder, and the slim one, which is made and written here."""
+    """The pruned network of a model folder, and the slim one, which is made and written here if it can be."""
+    dist.on_main(lambda: save_yaml(folder / CONFIG, to_plain(cfg)))  # for commands that are given a model
     masked = _rival("pruned", last, cfg, device)
     picture = example(cfg, device)
     kept = Masks.from_zeros(prunable(masked.model, picture)).kept
-    small = slim(masked.model, kept, picture, round_to=cfg.prune.round_to)
+    try:
+        small = slim(masked.model, kept, picture, round_to=cfg.prune.round_to)
+    except UserError as error:
+        if dist.is_main():
+            print(f"no slim network: {error}")
+        return [masked]
     spot = folder / SLIM
-
-    def write() -> None:
-        save_network(spot, cfg, data, small.model, structure=small.structure)
-        # Beside the models, so that other commands find out how their run was configured.
-        save_yaml(folder / CONFIG, to_plain(cfg))
-
-    dist.on_main(write)
+    dist.on_main(lambda: save_network(spot, cfg, data, small.model, structure=small.structure))
     return [masked, Rival(name="slim", model=small.model, place=spot)]
 
 

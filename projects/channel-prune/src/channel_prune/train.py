@@ -57,15 +57,19 @@ def choose_channels(cfg: Config, folder: Path, *, quiet: bool = False) -> bool:
     with Run(settings(cfg, folder, quiet=quiet), config=to_plain(cfg), name="choose") as run:
         if not run.finished:
             network = full_network(cfg).to(run.device)
-            data = opened(run, cfg)
-            choice = choose(
-                network,
-                sampling_batches(cfg, data, run.device),
-                cfg.prune,
-                example=example(cfg, run.device),
-                once=run.once,
-                on_layer=lambda progress: finish.tell_layer(run, progress),
-            )
+            picture = example(cfg, run.device)
+            finish.check_pruning(run, cfg, network, picture)
+            data = open_data(cfg, run_folder(cfg) / "fake_data")
+            look_at(data, run)
+            with finish.warnings_said(run):
+                choice = choose(
+                    network,
+                    sampling_batches(cfg, data, run.device),
+                    cfg.prune,
+                    example=picture,
+                    once=run.once,
+                    on_layer=lambda progress: finish.tell_layer(run, progress),
+                )
             finish.keep_choice(run, cfg, data, network, choice)
     return not run.stopping
 
@@ -76,9 +80,10 @@ def fit(cfg: Config, folder: Path, chosen: Path | None = None, *, quiet: bool = 
     whole = iterations(cfg, dist.world_size())
     limit = min(whole, cfg.run.max_steps or whole)
     with Run(settings(cfg, folder, limit, quiet=quiet), config=to_plain(cfg), name="train") as run:
-        data = opened(run, cfg)
+        data = open_data(cfg, run_folder(cfg) / "fake_data")
         job = make_job(cfg, data, chosen, device)
         run.track(**job.tracked)
+        look_at(data, run)
         finish.begin(run, job)
         job.model.train()
         for step, batch in run.steps(job.batches):
@@ -92,13 +97,14 @@ def fit(cfg: Config, folder: Path, chosen: Path | None = None, *, quiet: bool = 
             finish.end(run, job)
 
 
-def opened(run: Run, cfg: Config) -> Data:
-    """The data set, whose files are looked at once a run: a broken one is told before any work is done."""
-    data = open_data(cfg, run_folder(cfg) / "fake_data")
+def look_at(data: Data, run: Run) -> None:
+    """Look at the files of a data set once a run, so that a broken one is told before any work is done.
+
+    It is the last of all checks: from here on the folder holds a run.
+    """
     run.once("data", data.check)
     if data.how:
         run.say(data.how)
-    return data
 
 
 def settings(cfg: Config, folder: Path, limit: int | None = None, *, quiet: bool = False) -> RunSettings:
