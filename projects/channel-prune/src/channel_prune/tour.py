@@ -69,8 +69,8 @@ def report(folder: Path, cfg: Config, seconds: float) -> None:
     found = read_json(folder / PRUNED / SUMMARY)
     ratio = PRUNING["prune"]["prune_ratio"]
     note = (
-        f"pruned: {ratio:.0%} of every convolution's input channels have no weights, but for the first one's; "
-        f"slim: the same network without them; this start took {seconds:.0f} s"
+        f"pruned: {ratio:.0%} of every convolution's input channels have no weights, but for the first "
+        f"one's; slim: the same network without them; this start took {seconds:.0f} s"
     )
     write_json(folder / RESULTS, {**found, "seconds": seconds, "preset": cfg.run.preset})
     places = {
