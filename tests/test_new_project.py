@@ -33,6 +33,7 @@ def test_a_new_project_breaks_no_rule_and_is_registered(workspace: Path) -> None
         check=True,
     ).stdout.split()
     assert {"projects/plum-net/src/plum_net/train.py", "docs/plum-net.md", "pyproject.toml"} <= set(new)
+    assert '"plum_net.cli", "plum_net.config"]' in (workspace / "pyproject.toml").read_text()
     for name in new:
         path = workspace / name
         assert list(check_files.problems(path)) == []

@@ -75,6 +75,10 @@ def with_contracts(text: str, package: str) -> str:
         text, count = re.subn(rf"(?m)^({key} = \[[^\]]*)\]", rf'\1, "{package}"]', text, count=1)
         if not count:
             raise UserError(f"pyproject.toml: found no list {key!r} among the import contracts")
+    parsers = r'(?m)^(source_modules = \["\w+\.cli"[^\]]*)\]'
+    text, count = re.subn(parsers, rf'\1, "{package}.cli", "{package}.config"]', text, count=1)
+    if not count:
+        raise UserError("pyproject.toml: found no list of the projects' parsers among the import contracts")
     return text
 
 
