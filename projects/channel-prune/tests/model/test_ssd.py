@@ -64,8 +64,9 @@ def test_a_feature_layer_of_length_one_is_multiplied_by_its_scale() -> None:
     found = scale(x)
     length = found.square().sum(dim=1).sqrt()
     assert length[0, 0, 0] == 0
-    length[0, 0, 0] = 20
-    torch.testing.assert_close(length, torch.full_like(length, 20.0))
+    length[0, 0, 0] = 5
+    # 20 divided by the root of the divisor of all widths
+    torch.testing.assert_close(length, torch.full_like(length, 5.0))
 
 
 def test_the_scale_decays_a_tenth_as_much() -> None:

@@ -19,6 +19,7 @@ learned scale; conv5 reads it as it is. Pictures are blue, green, red, in 0 to 2
 from __future__ import annotations
 
 import itertools
+import math
 from collections import OrderedDict
 from collections.abc import Sequence
 
@@ -41,7 +42,7 @@ ADDITIONAL = ((256, 512), (128, 256), (128, 256), (128, 256))
 """Widths of the blocks conv8 to conv11."""
 DILATION = 6
 FIRST_SCALE = 20.0
-"""Initial value of the scale of conv4_3."""
+"""Initial value of the scale of conv4_3 in a network of the published width."""
 SCALE_DECAY = 0.1
 """How much that scale decays, compared with kernels."""
 LEAST_SQUARE = 1e-10
@@ -53,11 +54,12 @@ class Normalised(nn.Module):
 
     Args:
         channels: C.
+        scale: its first value.
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, scale: float) -> None:
         super().__init__()
-        self.weights = nn.Parameter(torch.full((channels,), FIRST_SCALE))
+        self.weights = nn.Parameter(torch.full((channels,), scale))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to the same shape."""
@@ -86,7 +88,8 @@ class Ssd(nn.Module):
             self.add_module(f"conv{number}", block)
             inputs = width(widths[-1])[0]
             if number == 4:
-                self.conv4_3_scale = Normalised(inputs)
+                # Of fewer channels each has more of the length: this leaves them as large as published ones.
+                self.conv4_3_scale = Normalised(inputs, FIRST_SCALE / math.sqrt(cfg.width_divisor))
         features = [inputs]
         (inner,) = width(FC)
         self.fc6 = nn.Conv2d(inputs, inner, 3, padding=DILATION, dilation=DILATION, bias=bias)
