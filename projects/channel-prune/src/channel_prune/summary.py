@@ -61,6 +61,9 @@ def summarise(
     dist.on_main(lambda: write_json(folder / SUMMARY, {"title": title, "figures": figures, "rows": rows}))
     if dist.is_main() and not quiet:
         table_of(rows, figures, title).print()
+        for rival in rivals:
+            print(f"{rival.name}: {rival.place}")
+        print(f"next: uv run --package channel-prune demo --model {rivals[-1].place} FILE...")
     return rows
 
 
