@@ -1,18 +1,19 @@
-"""An exactly equivalent, dense network with fewer channels, from one whose channels are masked.
+"""An exactly equivalent, dense network with fewer channels, from one whose channels are masked or not read.
 
-What a masked channel leaves behind is a constant (`prunelab.surgery.constants`). Here every tensor of the
-network becomes a smaller one: a basis of channels that are computed, and for each channel of the original
-either ``scale * basis channel`` or a constant. Masks and batch norms are folded into the layer before them,
-in double precision. A layer that reads constants gets what they add up to: a bias, or, where zero padding
-cuts it off at the border, a kernel over a plane of ones.
+What a masked channel leaves behind is a constant (`prunelab.surgery.constants`); a channel that all readers
+have zero weights for is needed by nobody (`prunelab.surgery.live`). Here every tensor of the network becomes
+a smaller one: a basis of channels that are computed, and for each channel of the original either
+``scale * basis channel`` or a constant. Masks and batch norms are folded into the layer before them, in
+double precision. A layer that reads constants gets what they add up to: a bias, or, where zero padding cuts
+it off at the border, a kernel over a plane of ones. One that reads much less than there is picks channels.
 
 # B batch, C channels of the original, K channels of the basis, O outputs, I inputs, G groups of a layer
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -20,31 +21,26 @@ from torch import Tensor, nn
 
 from prunelab.surgery.channels import MAKING, Channels
 from prunelab.surgery.constants import find_constants, scale_and_shift
+from prunelab.surgery.folding import (
+    FOLDED,
+    Basis,
+    chains,
+    folded,
+    padding_of,
+    pair,
+    pooled_pads,
+    split,
+    transposed,
+)
 from prunelab.surgery.graph import Graph, MaskOf, Node, channel_mask, unknown
+from prunelab.surgery.live import find_needs, is_depthwise
 from prunelab.surgery.program import Program, Step
 from prunelab.surgery.tracing import trace
 
-FOLDED = ("scale", "norm")
-"""Kinds that go into the layer before them."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Basis:
-    """How the channels of an original tensor are made of those of a smaller one."""
-
-    width: int
-    """K."""
-    place: Tensor
-    """The basis channel of each original one (C,), -1 for constants."""
-    scale: Tensor
-    """Its factor (C,), float64."""
-    constant: Tensor
-    """The number that a constant channel is (C,), float64; 0 for others."""
-
-    @property
-    def live(self) -> Tensor:
-        """Which channels are no constants (C,)."""
-        return self.place >= 0
+GATHERED = 40
+"""Picking one number of a tensor costs as much as so many multiply-adds (measured on a CPU)."""
+LAZY = ("pointwise", "norm", "scale")
+"""Kinds that may be made once for each of their readers, with the channels of that reader alone."""
 
 
 def compact(
@@ -52,12 +48,14 @@ def compact(
 ) -> Program:
     """Make the smaller network.
 
-    It computes what the network computes in evaluation mode, for every size of input, up to rounding. Where
-    tensors are added, a channel is computed if any of them needs it. Max-unpooling whose indices come from
-    masked channels is followed exactly: the index of a constant window is that of its first element.
+    It computes what the network computes in evaluation mode, up to rounding, and for every size of input
+    unless the network's code decides something by it. Where tensors are added, a channel is computed if any
+    of them needs it. Max-unpooling whose indices come from masked channels is followed exactly: the index of
+    a constant window is that of its first element.
 
     Args:
-        model: A network whose masks are fixed; it stays as it is. Without masks its batch norms are folded.
+        model: A network whose masks, or zeros for weights, are fixed; it stays as it is. One without any only
+            gets its batch norms folded.
         example: Its input, or inputs, of any size and the dtype of its weights.
         mask_of: How masks are recognised.
 
@@ -81,23 +79,6 @@ def compact(
     return program.eval()
 
 
-def chains(graph: Graph) -> dict[str, list[Node]]:
-    """For each layer that makes channels: itself and the masks and batch norms that can be folded into it."""
-    users = graph.users()
-    found: dict[str, list[Node]] = {}
-    for node in graph.nodes.values():
-        if node.kind not in MAKING:
-            continue
-        chain = [node]
-        while len(users[chain[-1].name]) == 1 and chain[-1].name not in graph.outputs:
-            after = users[chain[-1].name][0]
-            if after.kind not in FOLDED:
-                break
-            chain.append(after)
-        found[node.name] = chain
-    return found
-
-
 class _Lowering:
     """Turns nodes into steps, in order."""
 
@@ -109,10 +90,21 @@ class _Lowering:
         self.inner = {node.name for chain in self.chains.values() for node in chain[:-1]}
         self.ends = {chain[-1].name for chain in self.chains.values()}
         self.computed = self._computed()
+        self.lazy = {
+            node.name
+            for node in graph.nodes.values()
+            if node.kind in LAZY and node.name not in self.inner | self.ends
+        }
+        self.pooled = pooled_pads(graph)
+        self.needs = find_needs(
+            graph, self.chains, lambda node: self.computed[self.channels.of(node.name)], self.lazy
+        )
         self.steps: list[Step] = []
         self.weights: dict[str, Tensor] = {}
         self.bases: dict[str, Basis] = {}
         self.names: dict[str, str] = {}  # the tensor of the program that stands for one of the graph
+        self.variants: dict[str, list[Tensor]] = {}  # channels of the copies of a tensor
+        self.made: set[str] = set()
         self.paired = {node.inputs[0]: node.name for node in graph.nodes.values() if node.kind == "indices"}
 
     def _computed(self) -> Tensor:
@@ -133,43 +125,45 @@ class _Lowering:
     def structure(self) -> dict[str, Any]:
         """The program."""
         outputs = [self._plain(name) for name in self.graph.outputs]
-        return {
+        found: dict[str, Any] = {
             "inputs": list(self.graph.inputs),
             "outputs": outputs,
             "single": self.graph.single,
             "steps": self.steps,
         }
+        if self.graph.fixed_size:
+            found["shapes"] = {name: list(self.graph.nodes[name].shape) for name in self.graph.inputs}
+        return found
 
     def lower(self, node: Node) -> None:
-        """Add the steps of one node."""
+        """Add the steps of one node; what is `LAZY` gets them when it is read."""
         name = node.name
         if node.kind == "input":
-            self._set(node, name, self._own_basis(node))
+            self._set(node, name, self._basis(torch.ones(node.channels, dtype=torch.bool), node))
         elif node.kind in MAKING:
             self._layer(self.chains[name])
-        elif name in self.inner or name in self.ends:
-            pass  # folded into the layer before it
+        elif name in self.inner | self.ends | self.lazy | self.pooled:
+            pass  # part of the layer before it or of the pooling behind it, or lazy
         elif node.kind == "indices":
             self._set(node, name, self.bases[node.inputs[0]])
-        elif node.kind == "unpool":
-            self._unpool(node)
-        elif node.kind == "cat":
-            self._cat(node)
+        elif node.kind in _OWN_WAYS:
+            _OWN_WAYS[node.kind](self, node)
         elif node.kind in _SIMPLE:
-            self._simple(node)
+            self._simple(node, node.name, self._live(node))
         else:
             raise unknown(self.graph, node, "no smaller network can be made behind it")
 
     # ------------------------------------------------------------------------------------------- bases
 
-    def _own_basis(self, node: Node) -> Basis:
-        """The basis of a tensor that has all channels that are computed, in order."""
-        ids = self.channels.of(node.name)
-        live = self.computed[ids]
+    def _live(self, node: Node) -> Tensor:
+        return self.needs.live[node.name]
+
+    def _basis(self, live: Tensor, node: Node) -> Basis:
+        """The basis of a tensor that has these channels of a node, in order."""
         return Basis(
             width=int(live.sum()),
             place=torch.where(live, live.cumsum(0) - 1, -1),
-            scale=torch.ones(len(ids), dtype=torch.float64),
+            scale=torch.ones(len(live), dtype=torch.float64),
             constant=torch.where(live, 0.0, self.states[node.name].value),
         )
 
@@ -177,75 +171,139 @@ class _Lowering:
         self.names[node.name] = name
         self.bases[node.name] = basis
 
+    def _found(self, name: str) -> Basis:
+        """The basis of a tensor, which is made now if it was too lazy until now."""
+        if name not in self.bases:
+            self._simple(self.graph.nodes[name], name, self.needs.live[name])
+        return self.bases[name]
+
     def _plain(self, name: str) -> str:
         """A tensor of the program that has all computed channels in order; made if there is none."""
+        return self._bring(name, self.needs.live[name])
+
+    def _bring(self, name: str, live: Tensor) -> str:
+        """A tensor of the program that has these channels in order; made if there is none."""
         node = self.graph.nodes[name]
-        have, want = self.bases[name], self._own_basis(node)
-        if torch.equal(have.place, want.place) and bool((have.scale[have.live] == 1).all()):
+        if name in self.needs.split:
+            step = self._named(name, live)
+            if step not in self.made:
+                self.made.add(step)
+                self._simple(node, step, live)
+            return step
+        have = self._found(name)
+        if have.gives(live):
             return self.names[name]
-        step = f"{name}_spread"
-        if step not in {s["name"] for s in self.steps}:
-            wanted = want.live.nonzero().flatten()
-            places = have.place[wanted]
-            live = places >= 0
-            self.weights[f"{step}.scale"] = torch.where(live, have.scale[wanted], 0.0)
-            self.weights[f"{step}.shift"] = torch.where(live, 0.0, have.constant[wanted])
-            self._add(
-                step,
-                "affine",
-                [self.names[name]],
-                channels=len(wanted),
-                select=places.clamp(min=0).tolist(),
-            )
+        step = self._named(name, live)
+        if step not in self.made:
+            self.made.add(step)
+            places = have.place[live]
+            known = places >= 0
+            scale = torch.where(known, have.scale[live], 0.0)
+            shift = torch.where(known, 0.0, have.constant[live])
+            self._affine(step, self.names[name], places, scale, shift)
         return step
 
+    def _named(self, name: str, live: Tensor) -> str:
+        """A name for a tensor with these channels of another one, the same for the same channels."""
+        masks = self.variants.setdefault(name, [])
+        place = next((i for i, mask in enumerate(masks) if torch.equal(mask, live)), len(masks))
+        if place == len(masks):
+            masks.append(live)
+        return f"{name}_part{place}"
+
+    def _affine(self, step: str, source: str, places: Tensor, scale: Tensor, shift: Tensor) -> None:
+        """Pick channels (-1 for none), and multiply and add where that does something."""
+        chosen = places.clamp(min=0).tolist()
+        if bool((scale == 1).all()) and not bool(shift.any()):
+            self._add(step, "select", [source], channels=chosen)
+            return
+        self.weights[f"{step}.scale"], self.weights[f"{step}.shift"] = scale, shift
+        self._add(step, "affine", [source], channels=len(chosen), select=chosen)
+
     def _add(self, name: str, op: str, inputs: list[str], **options: Any) -> None:
+        if "size" in options:
+            options["size"] = self._measured(options["size"])
         self.steps.append({"name": name, "op": op, "inputs": inputs, **options})
+
+    def _measured(self, expression: Any) -> Any:
+        """An expression of sizes with tensors of the program in place of the graph's."""
+        if not isinstance(expression, list | tuple):
+            return expression
+        if len(expression) == 3 and expression[0] == "size":
+            return ["size", self._as_large(expression[1]), expression[2]]
+        return [self._measured(part) for part in expression]
+
+    def _as_large(self, name: str) -> str:
+        """A tensor of the program with as many rows and columns."""
+        for chain in self.chains.values():
+            if any(node.name == name for node in chain[:-1]):
+                name = chain[-1].name
+        while name not in self.names:  # it may be there only in parts, or not at all
+            name = self.graph.nodes[name].inputs[0]
+        return self.names[name]
 
     # ------------------------------------------------------------------------------------------ layers
 
     def _layer(self, chain: list[Node]) -> None:
         """A layer with the masks and batch norms behind it, as one step under the last one's name."""
         node, end = chain[0], chain[-1]
-        module = self.graph.module(node)
-        weight, bias = _folded(self.graph, chain)
-        basis = self._own_basis(end)
-        rows = basis.live.nonzero().flatten()
-        groups = getattr(module, "groups", 1)
-        source = node.inputs[0]
-        if groups > 1 or node.kind == "deconv":
-            read = self._own_basis(self.graph.nodes[source])
-            name = self._plain(source)
-        else:
-            read, name = self.bases[source], self.names[source]
-        weight, border = _split(weight, read, groups)
-        weight, border, bias = weight[rows], border[rows], bias[rows]
+        groups = getattr(self.graph.module(node), "groups", 1)
+        live = self._live(end)
+        weight, bias = folded(self.graph, chain)
+        name, read = self._reading(node, live)
+        weight, border = split(weight, read, groups)
+        weight, border, bias = weight[live], border[live], bias[live]
         if groups > 1 and groups == len(read.place):
             groups = read.width  # depthwise
-        if node.kind == "linear" or (node.kind == "conv" and not any(_padding(self.graph, node))):
+        if node.kind == "linear" or (node.kind == "conv" and not any(padding_of(self.graph, node))):
             bias = bias + border.flatten(1).sum(1)
             border = torch.zeros_like(border)
         self._emit(node, end, name, weight, border, bias, groups)
-        self._set(end, end.name, basis)
+        self._set(end, end.name, self._basis(live, end))
+
+    def _reading(self, node: Node, rows: Tensor) -> tuple[str, Basis]:
+        """The tensor of the program that a layer reads, and what it is made of."""
+        source = self.graph.nodes[node.inputs[0]]
+        if is_depthwise(self.graph, node):
+            return self._bring(source.name, rows), self._basis(rows, source)
+        columns = self.needs.columns.get(node.name)
+        if columns is None or node.kind == "deconv":
+            return self._plain(source.name), self._basis(self._live(source), source)
+        if source.name in self.needs.split:
+            wanted = columns & self._live(source)
+            return self._bring(source.name, wanted), self._basis(wanted, source)
+        have = self._found(source.name)
+        wanted = columns & have.live
+        if wanted.any() and self._picks(node, have, wanted):
+            return self._bring(source.name, wanted), self._basis(wanted, source)
+        return self.names[source.name], have
+
+    def _picks(self, node: Node, have: Basis, wanted: Tensor) -> bool:
+        """Whether picking the channels that a layer reads costs less than computing with zeros."""
+        spare = have.width - int(have.place[wanted].unique().numel())
+        source = self.graph.nodes[node.inputs[0]]
+        weight = self.graph.module(node).weight
+        multiplied = spare * (weight.numel() // weight.shape[1]) * math.prod(node.shape[2:])
+        return multiplied > GATHERED * int(wanted.sum()) * math.prod(source.shape[2:])
 
     def _emit(
         self, node: Node, end: Node, source: str, weight: Tensor, border: Tensor, bias: Tensor, groups: int
     ) -> None:
         """Add the step of a layer with its weights (O, I / G, h, w), border (O, 1, h, w), bias (O,)."""
         if node.kind == "deconv":
-            weight = _transposed(weight, groups)
+            weight = transposed(weight, groups)
             border = border.transpose(0, 1)
         options: dict[str, Any] = {"weight": list(weight.shape), "bias": bool(bias.any())}
         if node.kind != "linear":
             options |= {
                 "border": bool(border.any()),
-                "stride": _pair(node.options["stride"]),
-                "padding": _padding(self.graph, node),
-                "dilation": _pair(node.options["dilation"]),
+                "stride": pair(node.options["stride"]),
+                "padding": padding_of(self.graph, node),
+                "dilation": pair(node.options["dilation"]),
                 "groups": groups,
             }
             if node.kind == "deconv":
-                options["output_padding"] = _pair(node.options["output_padding"])
+                options["output_padding"] = pair(node.options["output_padding"])
             if options["border"]:
                 self.weights[f"{end.name}.border"] = border
         if options["bias"]:
@@ -255,29 +313,100 @@ class _Lowering:
 
     # ------------------------------------------------------------------------------------------- others
 
-    def _simple(self, node: Node) -> None:
-        """A node whose tensors all have the computed channels in order."""
-        sources = [self._plain(name) for name in node.inputs]
-        basis = self._own_basis(node)
-        op = "affine" if node.kind in FOLDED else node.kind
+    def _simple(self, node: Node, step: str, live: Tensor) -> None:
+        """A node that makes of each tensor's channels its own, as a step that has these ones."""
+        sources = [
+            self._bring(name, self._of_source(node, name, live))
+            for name in node.inputs
+            if node.kind not in FOLDED and name not in self.pooled
+        ]
         options = {key: node.options[key] for key in _SIMPLE[node.kind] if key in node.options}
-        if op == "affine":
-            scale, shift = scale_and_shift(self.graph, node)
-            self.weights[f"{node.name}.scale"] = scale[basis.live]
-            self.weights[f"{node.name}.shift"] = shift[basis.live]
-            options["channels"] = basis.width
         if node.kind in ("adaptive_avg", "adaptive_max"):
             options["size"] = options.pop("output_size")
         if node.kind == "resize" and options["size"] is None:
             del options["size"]
         if node.name in self.paired:
             options["indices"] = self.paired[node.name]
-        self._add(node.name, op, sources, **options)
-        self._set(node, node.name, basis)
+        if node.inputs[0] in self.pooled:
+            pad = self.graph.nodes[node.inputs[0]]
+            sources, options["size"] = [self._bring(pad.inputs[0], live)], pad.options["pad"]
+        if node.kind in FOLDED:
+            self._norm(node, step, live)
+        else:
+            self._add(step, node.kind, sources, **options)
+        if step == node.name:
+            self._set(node, step, self._basis(live, node))
+
+    def _of_source(self, node: Node, name: str, live: Tensor) -> Tensor:
+        """Which channels of a source make these ones."""
+        channels = self.graph.nodes[name].channels
+        if node.kind == "flatten":
+            return live.view(channels, -1).any(1)
+        return live if channels == len(live) else self.needs.live[name]
+
+    def _norm(self, node: Node, step: str, live: Tensor) -> None:
+        """A batch norm or a mask that no layer takes up; it picks its channels on the way."""
+        source = node.inputs[0]
+        if source in self.needs.split:
+            name, have = self._bring(source, live), self._basis(live, self.graph.nodes[source])
+        else:
+            have, name = self._found(source), self.names[source]
+        scale, shift = (each[live] for each in scale_and_shift(self.graph, node))
+        places = have.place[live]
+        shift = shift + scale * torch.where(places >= 0, 0.0, have.constant[live])
+        scale = scale * torch.where(places >= 0, have.scale[live], 0.0)
+        whole = torch.equal(places, torch.arange(have.width))
+        self.weights[f"{step}.scale"], self.weights[f"{step}.shift"] = scale, shift
+        picked = {} if whole else {"select": places.clamp(min=0).tolist()}
+        self._add(step, "affine", [name], channels=len(places), **picked)
+
+    def _pad(self, node: Node) -> None:
+        """Rows and columns around; channels that are put beside are constants that nobody computes."""
+        source, (before, behind) = node.inputs[0], node.options["channels"]
+        have = self._found(source)
+        live = self._live(node)[before : len(self._live(node)) - behind]
+        name = self._bring(source, live)
+        if any(node.options["pad"]):
+            self._add(node.name, "pad", [name], size=node.options["pad"], value=str(node.options["value"]))
+            name = node.name
+        inner = have if name == self.names[source] else self._basis(live, self.graph.nodes[source])
+        sides = [torch.full((count,), -1) for count in (before, behind)]
+        place = torch.cat([sides[0], inner.place, sides[1]])
+        basis = Basis(
+            width=inner.width,
+            place=place,
+            scale=torch.where(place >= 0, 1.0, 1.0).double(),
+            constant=torch.where(place >= 0, 0.0, self.states[node.name].value),
+        )
+        self._set(node, name, basis)
+
+    def _slice(self, node: Node) -> None:
+        """Some rows and columns."""
+        index = node.options["index"][2:]
+        plain = all(
+            isinstance(part, list) and all(end is None or isinstance(end, int) for end in part)
+            for part in index
+        )
+        if not plain or node.options["index"][0] != [None, None, None]:
+            raise unknown(self.graph, node, "expected rows and columns given by numbers")
+        self._add(node.name, "slice", [self._bring(node.inputs[0], self._live(node))], index=index)
+        self._set(node, node.name, self._basis(self._live(node), node))
+
+    def _select(self, node: Node) -> None:
+        """Channels by number: the same tensor, seen otherwise."""
+        source = node.inputs[0]
+        have, places = self._found(source), torch.tensor(node.options["places"])
+        basis = Basis(
+            width=have.width,
+            place=have.place[places],
+            scale=have.scale[places],
+            constant=have.constant[places],
+        )
+        self._set(node, self.names[source], basis)
 
     def _cat(self, node: Node) -> None:
         """Bases are lined up as the tensors are."""
-        parts = [self.bases[name] for name in node.inputs]
+        parts = [self._found(name) for name in node.inputs]
         starts = [sum(part.width for part in parts[:place]) for place in range(len(parts))]
         places = [
             torch.where(part.live, part.place + start, -1) for part, start in zip(parts, starts, strict=True)
@@ -294,8 +423,8 @@ class _Lowering:
     def _unpool(self, node: Node) -> None:
         """Values and indices, each computed or constant, channel by channel."""
         source, indices = node.inputs
-        values, places = self._own_basis(self.graph.nodes[source]), self.bases[indices]
         name = self._plain(source)
+        values, places = self._basis(self.needs.live[source], self.graph.nodes[source]), self.bases[indices]
         both = values.live & places.live
         first = values.live & ~places.live
         ones = ~values.live & places.live & (values.constant != 0)
@@ -327,9 +456,9 @@ class _Lowering:
             places=places.place[both].tolist(),
             ones=places.place[ones].tolist(),
             pattern=bool(pattern.any()),
-            kernel_size=_pair(options["kernel_size"]),
-            stride=_pair(options["stride"] or options["kernel_size"]),
-            padding=_pair(options["padding"]),
+            kernel_size=pair(options["kernel_size"]),
+            stride=pair(options["stride"] or options["kernel_size"]),
+            padding=pair(options["padding"]),
             size=size,
         )
         self._set(node, node.name, basis)
@@ -348,70 +477,15 @@ _SIMPLE: dict[str, tuple[str, ...]] = {
     "flatten": (),
     "add": (),
     "mul": (),
+    "expand": (),
+    "unflatten": (),
 }
 """Options that become those of the step."""
 
-
-def _pair(value: Any) -> list[int]:
-    return list(value) if isinstance(value, list | tuple) else [value, value]
-
-
-def _padding(graph: Graph, node: Node) -> list[int]:
-    """Rows and columns of zeros that a convolution puts around its input."""
-    options = node.options
-    if options["padding_mode"] != "zeros":
-        raise unknown(graph, node, f"its padding_mode is {options['padding_mode']!r}, expected 'zeros'")
-    if options["padding"] == "valid":
-        return [0, 0]
-    if options["padding"] == "same":
-        kernel = graph.module(node).kernel_size
-        reach = [d * (k - 1) for d, k in zip(_pair(options["dilation"]), kernel, strict=True)]
-        if any(each % 2 for each in reach):
-            raise unknown(graph, node, "its padding is 'same' with a kernel that has no middle")
-        return [each // 2 for each in reach]
-    return _pair(options["padding"])
-
-
-def _folded(graph: Graph, chain: list[Node]) -> tuple[Tensor, Tensor]:
-    """Weight (O, I / G, h, w) or (O, I) and bias (O,) of a layer with what follows it, float64."""
-    module = graph.module(chain[0])
-    weight = module.weight.detach().double().cpu()
-    if chain[0].kind == "deconv":
-        weight = _transposed(weight, module.groups)
-    bias = torch.zeros(len(weight), dtype=torch.float64)
-    if module.bias is not None:
-        bias = module.bias.detach().double().cpu()
-    for node in chain[1:]:
-        scale, shift = scale_and_shift(graph, node)
-        weight = weight * scale.view(-1, *(1,) * (weight.dim() - 1))
-        bias = bias * scale + shift
-    return weight, bias
-
-
-def _transposed(weight: Tensor, groups: int) -> Tensor:
-    """(I, O / G, h, w) to (O, I / G, h, w), or back."""
-    grouped = weight.view(groups, -1, *weight.shape[1:])  # (G, I / G, O / G, h, w)
-    return grouped.transpose(1, 2).flatten(0, 1)
-
-
-def _split(weight: Tensor, read: Basis, groups: int) -> tuple[Tensor, Tensor]:
-    """Weights over the basis, and the kernel of the constants (O, 1, ...).
-
-    Args:
-        weight: (O, I / G, ...).
-        read: The basis of the input.
-        groups: G; with more than one, the basis has equal places of all groups, or all that are computed.
-    """
-    if groups == 1:
-        live = read.live
-        kept = weight[:, live] * read.scale[live].view(1, -1, *(1,) * (weight.dim() - 2))
-        over = weight.new_zeros(weight.shape[0], read.width, *weight.shape[2:])
-        over = over.index_add(1, read.place[live], kept)
-        constant = read.constant.view(1, -1, *(1,) * (weight.dim() - 2))
-        return over, (weight * constant).sum(1, keepdim=True)
-    width = weight.shape[1]
-    rows = weight.shape[0] // groups
-    constant = read.constant.view(groups, width).repeat_interleave(rows, 0)  # (O, I / G)
-    border = (weight * constant.view(*constant.shape, 1, 1)).sum(1, keepdim=True)
-    live = read.live.view(groups, width)
-    return weight if width == 1 else weight[:, live[0]], border
+_OWN_WAYS: dict[str, Callable[[_Lowering, Node], None]] = {
+    "unpool": _Lowering._unpool,
+    "cat": _Lowering._cat,
+    "pad": _Lowering._pad,
+    "slice": _Lowering._slice,
+    "select": _Lowering._select,
+}

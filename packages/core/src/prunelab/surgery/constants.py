@@ -80,8 +80,22 @@ def _state(graph: Graph, node: Node, sources: list[State]) -> State:
             return _known(first.constant | stopped, value)
         case "pointwise":
             return _known(sources[0].constant, _applied(node, sources[0].value))
-        case "max_pool" | "adaptive_max" | "adaptive_avg" | "mean" | "resize":
+        case (
+            "max_pool"
+            | "adaptive_max"
+            | "adaptive_avg"
+            | "mean"
+            | "resize"
+            | "slice"
+            | "expand"
+            | "unflatten"
+        ):
             return sources[0]
+        case "pad":
+            return _padded(node, sources[0])
+        case "select":
+            places = torch.tensor(node.options["places"])
+            return _known(sources[0].constant[places], sources[0].value[places])
         case "avg_pool":
             return _averaged(node, sources[0])
         case "flatten":
@@ -103,6 +117,15 @@ def _state(graph: Graph, node: Node, sources: list[State]) -> State:
 def _applied(node: Node, value: Tensor) -> Tensor:
     options = node.options
     return apply_pointwise(value, options["function"], options["arguments"], options["keywords"])
+
+
+def _padded(node: Node, source: State) -> State:
+    """Rows and columns of the same number change nothing; channels that are put beside are that number."""
+    number = node.options["value"]
+    constant = source.constant & (source.value == number) if any(node.options["pad"]) else source.constant
+    sides = [torch.full((count,), number, dtype=torch.float64) for count in node.options["channels"]]
+    beside = [torch.ones(len(side), dtype=torch.bool) for side in sides]
+    return _known(torch.cat([beside[0], constant, beside[1]]), torch.cat([sides[0], source.value, sides[1]]))
 
 
 def _averaged(node: Node, source: State) -> State:

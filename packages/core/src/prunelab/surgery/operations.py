@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from prunelab.surgery.folding import pair
+from prunelab.surgery.keep import take_channels
 from prunelab.surgery.pointwise import apply_pointwise
 
 _REMEMBERED = 4  # input sizes for which the borders of a convolution are kept
@@ -155,8 +158,20 @@ class Affine(nn.Module):
         """(B, K, ...) to (B, channels, ...)."""
         shape = (1, -1, *(1,) * (x.dim() - 2))
         if isinstance(self.select, Tensor):
-            x = x.index_select(1, self.select)
-        return x * self.scale.view(shape) + self.shift.view(shape)
+            x = take_channels(x, self.select)
+        return torch.addcmul(self.shift.view(shape), x, self.scale.view(shape))
+
+
+class Select(nn.Module):
+    """Some channels."""
+
+    def __init__(self, step: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.register_buffer("channels", torch.tensor(step["channels"]), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, ...) to (B, K, ...)."""
+        return take_channels(x, self.get_buffer("channels"))
 
 
 class Pointwise(nn.Module):
@@ -176,7 +191,11 @@ class Pointwise(nn.Module):
 
 
 class MaxPool(nn.Module):
-    """Max pooling; with ``indices`` the places of the maxima too."""
+    """Max pooling; with ``indices`` the places of the maxima too.
+
+    With ``pads`` it is of a tensor with minus infinity around it, which is copied only where pooling has no
+    other way to say so.
+    """
 
     def __init__(self, step: Mapping[str, Any]) -> None:
         super().__init__()
@@ -184,9 +203,31 @@ class MaxPool(nn.Module):
         self.options = {name: step[name] for name in names}
         self.pool: Any = F.max_pool2d_with_indices if "indices" in step else F.max_pool2d
 
-    def forward(self, x: Tensor) -> Any:
-        """(B, K, H, W) to (B, K, H', W'), or two of them."""
-        return self.pool(x, **self.options)
+    def forward(self, x: Tensor, *, size: Any = None) -> Any:
+        """(B, K, H, W) to (B, K, H', W'), or two of them; ``size``: the pads left, right, top, bottom."""
+        if size is None:
+            return self.pool(x, **self.options)
+        left, right, top, bottom = size
+        if all(
+            isinstance(each, int) for each in (*size, *x.shape[2:])
+        ):  # in a recorded graph they are symbols
+            kernel = pair(self.options["kernel_size"])
+            if left == right <= kernel[1] // 2 and top == bottom <= kernel[0] // 2:
+                return self.pool(x, **{**self.options, "padding": (top, left)})
+            if (
+                left == top == 0
+                and self._rounded_up(x.shape[2], 0, bottom)
+                and self._rounded_up(x.shape[3], 1, right)
+            ):
+                return self.pool(x, **{**self.options, "ceil_mode": True})
+        return self.pool(F.pad(x, size, value=-math.inf), **self.options)
+
+    def _rounded_up(self, size: int, axis: int, behind: int) -> bool:
+        """Whether rounding up makes as many windows as so much padding behind does."""
+        kernel = pair(self.options["kernel_size"])[axis]
+        stride = pair(self.options["stride"] or kernel)[axis]
+        last = -(-(size - kernel) // stride)
+        return last == (size + behind - kernel) // stride and last * stride < size
 
 
 class AvgPool(nn.Module):
@@ -237,6 +278,52 @@ class Resize(nn.Module):
     def forward(self, x: Tensor, *, size: Any = None) -> Tensor:
         """(B, K, H, W) to (B, K, H', W')."""
         return F.interpolate(x, size, **self.options)
+
+
+class Pad(nn.Module):
+    """Rows and columns of one number around planes."""
+
+    def __init__(self, step: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.value = float(step["value"])
+
+    def forward(self, x: Tensor, *, size: Any) -> Tensor:
+        """(B, K, H, W) to (B, K, top + H + bottom, left + W + right) for (left, right, top, bottom)."""
+        return F.pad(x, size, value=self.value)
+
+
+class Slice(nn.Module):
+    """Some rows and columns."""
+
+    def __init__(self, step: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.index = (..., *(slice(*part) for part in step["index"]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, K, H, W) to (B, K, H', W')."""
+        return x[self.index]
+
+
+class Unflatten(nn.Module):
+    """(B, K) to (B, K, 1, 1)."""
+
+    def __init__(self, step: Mapping[str, Any]) -> None:
+        super().__init__()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Add two axes."""
+        return x[:, :, None, None]
+
+
+class Expand(nn.Module):
+    """(B, K, 1, 1) as large as another tensor."""
+
+    def __init__(self, step: Mapping[str, Any]) -> None:
+        super().__init__()
+
+    def forward(self, x: Tensor, other: Tensor) -> Tensor:
+        """(B, K, 1, 1) and (B, K, H, W) to (B, K, H, W)."""
+        return x.expand_as(other)
 
 
 class Flatten(nn.Module):
@@ -342,6 +429,11 @@ OPERATIONS: dict[str, type[nn.Module]] = {
     "deconv": Deconv,
     "linear": Linear,
     "affine": Affine,
+    "select": Select,
+    "pad": Pad,
+    "slice": Slice,
+    "unflatten": Unflatten,
+    "expand": Expand,
     "pointwise": Pointwise,
     "max_pool": MaxPool,
     "avg_pool": AvgPool,
@@ -360,5 +452,7 @@ OPERATIONS: dict[str, type[nn.Module]] = {
 IN_PLACE = frozenset({"pointwise", "add"})
 """Operations that can write over their first input."""
 
-VIEWS = frozenset({"flatten", "resize", "adaptive_avg", "adaptive_max", "mean"})
+VIEWS = frozenset(
+    {"flatten", "unflatten", "expand", "slice", "pad", "resize", "adaptive_avg", "adaptive_max", "mean"}
+)
 """Operations whose result may share memory with what they read."""

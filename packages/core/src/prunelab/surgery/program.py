@@ -1,9 +1,9 @@
 """A network as a list of steps in plain data, and the module that runs it.
 
-A structure is ``{"inputs": [...], "outputs": [...], "single": bool, "steps": [...]}``; a step is a mapping
-with ``name``, ``op`` (a key of `prunelab.surgery.operations.OPERATIONS`), ``inputs``, sizes of its weights
-and the operation's options. Together with a state dict it is all that is needed: no code of the network it
-came from.
+A structure is ``{"inputs": [...], "outputs": [...], "single": bool, "steps": [...]}``, and of a network for
+one size alone ``"shapes"``, those of its inputs by name. A step is a mapping with ``name``, ``op`` (a key of
+`prunelab.surgery.operations.OPERATIONS`), ``inputs``, sizes of its weights and the operation's options.
+Together with a state dict it is all that is needed: no code of the network it came from.
 
 # B batch, C channels, H, W height and width
 """
@@ -11,7 +11,7 @@ came from.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -22,6 +22,10 @@ from prunelab.surgery.operations import IN_PLACE, OPERATIONS, VIEWS
 from prunelab.surgery.sizes import evaluate, tensors_in
 
 Step = dict[str, Any]
+
+LARGEST = 16 * 2**20
+"""Bytes: larger tensors come from the system anew each time, page by page, which takes longer than filling
+them."""
 
 
 class Program(nn.Module):
@@ -46,6 +50,7 @@ class Program(nn.Module):
         self._measured = frozenset(tensors_in(steps))
         self._dead = _last_uses(self.structure)
         self._in_place = _in_place(self.structure, self._dead)
+        self._bytes: dict[tuple[Any, ...], int] = {}  # of the largest tensor of a sample, by sizes of inputs
 
     @property
     def parameter_count(self) -> int:
@@ -53,12 +58,43 @@ class Program(nn.Module):
         return sum(parameter.numel() for parameter in self.parameters())
 
     def forward(self, *inputs: Tensor) -> Any:
-        """Run all steps on the inputs, in the network's order of them."""
+        """Run all steps on the inputs, in the network's order of them.
+
+        On a CPU, without gradients, many samples are taken some at a time, so that no tensor is larger than
+        `LARGEST`.
+        """
         names = self.structure["inputs"]
         if len(inputs) != len(names):
             raise TypeError(f"{len(inputs)} inputs, expected {len(names)}: {', '.join(names)}")
-        values: dict[str, Any] = dict(zip(names, map(_channels_last, inputs), strict=True))
+        for name, expected in self.structure.get("shapes", {}).items():
+            given = list(inputs[names.index(name)].shape)
+            if given[1:] != expected[1:]:
+                raise UserError(
+                    f"input {name!r} is {given}, expected [B, {str(expected[1:])[1:]}: "
+                    "the network decided something by that size"
+                )
+        if _recorded() or torch.is_grad_enabled() or inputs[0].device.type != "cpu":
+            return self._result(self._run(inputs))
+        count = len(inputs[0])
+        shapes = tuple(each.shape[1:] for each in inputs)
+        if count < 2 or any(len(each) != count for each in inputs):
+            return self._result(self._run(inputs))
+        first = 0 if shapes in self._bytes else 1  # one sample shows how large tensors get
+        parts = [self._run([each[:first] for each in inputs])] if first else []
+        size = max(1, LARGEST // max(1, self._bytes[shapes]))
+        starts = range(first, count, size)
+        parts += [self._run([each[start : start + size] for each in inputs]) for start in starts]
+        if len(parts) == 1:
+            return self._result(parts[0])
+        return self._result([torch.cat(same) for same in zip(*parts, strict=True)])
+
+    def _result(self, results: Sequence[Tensor]) -> Any:
+        return results[0] if self.structure["single"] else tuple(results)
+
+    def _run(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        values: dict[str, Any] = dict(zip(self.structure["inputs"], map(_channels_last, inputs), strict=True))
         shapes = {name: value.shape for name, value in values.items() if name in self._measured}
+        largest, recorded = 0, _recorded()
         for step, operation in zip(self.structure["steps"], self.steps.values(), strict=True):
             name = step["name"]
             options: dict[str, Any] = {}
@@ -73,10 +109,13 @@ class Program(nn.Module):
                 values[name] = result
             if name in self._measured:
                 shapes[name] = values[name].shape
+            if not recorded:
+                largest = max(largest, values[name].nbytes)
             for old in self._dead[name]:
                 del values[old]
-        results = tuple(values[name] for name in self.structure["outputs"])
-        return results[0] if self.structure["single"] else results
+        if not recorded and len(inputs[0]):
+            self._bytes[tuple(each.shape[1:] for each in inputs)] = largest // len(inputs[0])
+        return [values[name] for name in self.structure["outputs"]]
 
     def describe(self) -> str:
         """One line a step: name, operation, what it reads, shapes of its weights."""
@@ -93,13 +132,14 @@ class Program(nn.Module):
         return "\n".join([*lines, f"outputs: {', '.join(self.structure['outputs'])}"])
 
 
+def _recorded() -> bool:
+    return torch.compiler.is_compiling() or torch.compiler.is_exporting()
+
+
 def _channels_last(x: Tensor) -> Tensor:
     """Pictures in the layout in which small convolutions are fastest; a recorded graph has no layouts."""
-    return (
-        x
-        if x.dim() != 4 or torch.compiler.is_exporting()
-        else x.contiguous(memory_format=torch.channels_last)
-    )
+    exporting = x.dim() != 4 or torch.compiler.is_exporting()
+    return x if exporting else x.contiguous(memory_format=torch.channels_last)
 
 
 def _check(structure: Mapping[str, Any]) -> None:

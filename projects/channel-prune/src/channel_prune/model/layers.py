@@ -116,4 +116,11 @@ class SameMaxPool(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to (B, C, ceil(H / stride), ceil(W / stride))."""
-        return self.pool(x if self.pad is None else self.pad(x))
+        if self.pad is None:
+            return self.pool(x)
+        height, width = x.shape[2:]
+        known = isinstance(height, int) and isinstance(width, int)  # symbols where torch records the network
+        if known and height % 2 == width % 2 == 0 and (self.pad.kernel, self.pad.stride) == (3, 2):
+            # one row behind, which rounding up does without a copy of everything
+            return F.max_pool2d(x, 3, 2, ceil_mode=True)
+        return self.pool(self.pad(x))
