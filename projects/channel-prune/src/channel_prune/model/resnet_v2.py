@@ -159,7 +159,7 @@ def resnet_v2(cfg: NetConfig) -> ResNetV2:
 
 
 def tiny(cfg: NetConfig) -> ResNetV2:
-    """A network for trying things out: depth 8, half of ResNet-20's width, and batch norms that follow faster.
+    """A network for trying things out: depth 8, half of ResNet-20's width, and quicker batch norms.
 
     With the momentum of the original, running statistics need a thousand steps to forget where they began.
     """
