@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from channel_prune.lowering import lower_values
 from channel_prune.train import train
 from prunelab.errors import UserError
 from prunelab.util import read_json
+from testing.runs import figures
 
 pytestmark = pytest.mark.tiny
 
@@ -55,8 +55,7 @@ def test_a_detector_is_trained_pruned_fine_tuned_and_made_slim(run: Path) -> Non
     for name in ("last", "chosen"):
         heads = load_file(run / name / "model.safetensors")["multibox_head.cls_0.weight"]
         assert int((heads.abs().sum((0, 2, 3)) == 0).sum()) == heads.shape[1] // 2
-    lines = [json.loads(line) for line in (run / "finetune/metrics.jsonl").read_text().splitlines()]
-    steps = [line for line in lines if "lr" in line]
+    steps = [line for line in figures(run / "finetune/metrics.jsonl") if "lr" in line]
     assert [line["lr"] for line in steps] == pytest.approx([1e-4, 1e-4, 1e-3, 1e-4])
     # the weight of the classification grows from 0, so that the first loss has none of it
     assert steps[0]["loss"] < steps[0]["ce"] + steps[0]["loc"]

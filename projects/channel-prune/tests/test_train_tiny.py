@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from channel_prune.lowering import lower_values
 from channel_prune.schedule import learning_rate
 from prunelab.hub import load_model_folder
 from prunelab.util import read_json
+from testing.runs import figures
 
 from .conftest import SAVE, STEPS, Build, Finished
 
@@ -28,8 +28,7 @@ OWN = {"config.yaml", "command.txt", "versions.json", "log.txt", "finished.json"
 
 
 def series(run: Path, name: str) -> list[float]:
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [line[name] for line in lines if name in line]
+    return [line[name] for line in figures(run / "metrics.jsonl") if name in line]
 
 
 def names(folder: Path) -> set[str]:
@@ -115,7 +114,7 @@ def test_the_slim_network_answers_as_the_masked_one(pruned: Finished, values: di
 
 def test_an_evaluation_comes_before_fine_tuning_and_with_every_checkpoint(pruned: Finished) -> None:
     run = pruned()
-    lines = [json.loads(line) for line in (run / "finetune/metrics.jsonl").read_text().splitlines()]
+    lines = figures(run / "finetune/metrics.jsonl")
     evaluated = [line["step"] for line in lines if "accuracy" in line and "lr" not in line]
     assert evaluated == [0, *range(SAVE, STEPS + 1, SAVE)]
 
