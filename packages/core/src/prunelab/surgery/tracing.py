@@ -70,8 +70,10 @@ def record(
         for p in names[len(examples) :]
         if p.kind not in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     }
-    with evaluating(model), torch.no_grad():
-        recorder = _Recorder(mask_of, [*examples, *rest.values()])
+    # tensors of inference mode do not count their changes, which are looked at here
+    with evaluating(model), torch.inference_mode(False), torch.no_grad():
+        inputs = [each.clone() if each.is_inference() else each for each in examples]
+        recorder = _Recorder(mask_of, [*inputs, *rest.values()])
         try:
             graph = recorder.trace(model, concrete_args=rest or None)
         except Exception as error:  # the network's own code runs here
@@ -144,7 +146,7 @@ class _Recorder(fx.Tracer):
             return self._inputs.pop(0) if self._inputs else None
         if node.op == "get_attr":
             return self._attribute(target)
-        first = args[0] if args and isinstance(args[0], Tensor) else None
+        first = args[0] if args and isinstance(args[0], Tensor) and not args[0].is_inference() else None
         version = -1 if first is None else first._version
         if node.op == "call_module":
             result = self.root.get_submodule(target).forward(*args, **kwargs)
