@@ -70,12 +70,20 @@ class RunLog:
         self._console.line(line)
         self.text(line)
 
-    def progress(self, step: int, values: Mapping[str, float], *, epoch: int, seconds: float) -> None:
-        """Tell people how far the run is: at the end of a bar, or as a line; and in ``log.txt``."""
+    def progress(self, step: int, values: Mapping[str, float], *, epoch: int | None, seconds: float) -> None:
+        """Tell people how far the run is: at the end of a bar, or as a line; and in ``log.txt``.
+
+        Args:
+            step: of the figures.
+            values: figures by name.
+            epoch: from 0; None where steps alone are counted.
+            seconds: of training so far.
+        """
         if not self.writes:
             return
         text = "  ".join(f"{name} {number(value)}" for name, value in values.items())
-        line = f"{self._console.place(step, seconds)}  epoch {epoch + 1}  {text}"
+        where = "" if epoch is None else f"epoch {epoch + 1}  "
+        line = f"{self._console.place(step, seconds)}  {where}{text}"
         self.text(line)
         if self._console.live:
             self._console.step(step, seconds, text)
@@ -209,7 +217,8 @@ class Figures:
             place = {"epoch": counter.epoch, "updates": counter.updates, "seconds": round(seconds, 3)}
             self._log.scalars(counter.step, figures, at=at, **place)
         if to_console:
-            self._log.progress(counter.step, figures, epoch=counter.epoch, seconds=seconds)
+            epoch = None if counter.epochs is None else counter.epoch
+            self._log.progress(counter.step, figures, epoch=epoch, seconds=seconds)
 
 
 def _json_number(value: float) -> float | str:
