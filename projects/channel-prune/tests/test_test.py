@@ -78,6 +78,15 @@ def test_exec_mode_eval_evaluates_what_the_learner_wrote_and_needs_nothing_else(
     assert str(full() if learner == "full-prec" else pruned()) in told
 
 
+@pytest.mark.parametrize("preset", ["faithful", "fixed"])
+def test_of_a_run_the_original_takes_the_last_network_and_ours_the_best(
+    preset: str, full: Finished, values: dict[str, Any]
+) -> None:
+    more = {"save_path": str(full()), "preset": preset, "exec_mode": "eval"}
+    spot = entry.trained(lower_values(values | more))
+    assert spot == (full() / "last" if preset == "faithful" else full())
+
+
 def test_every_picture_counts_once_whatever_the_batch(pruned: Finished, values: dict[str, Any]) -> None:
     found = [
         entry.test(lower_values(values | {"weights": str(pruned() / "last"), "batch_size_eval": batch}))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from channel_prune.choose import Choice, Progress
 from channel_prune.config import Config, DetectConfig
 from channel_prune.data import Data, open_data
-from channel_prune.job import Job, example, make_task
+from channel_prune.job import Job, example, make_task, newest
 from channel_prune.layout import chosen_folder, full_model, place, run_folder
 from channel_prune.loading import find_model, load_network, save_network
 from channel_prune.masks import Masks
@@ -158,7 +158,7 @@ def _rival(name: str, spot: Path, cfg: Config, device: torch.device) -> Rival:
 
 def _dense(cfg: Config, device: torch.device) -> list[Rival]:
     """The full network, where it still lies where it was found."""
-    spot = full_model(cfg)
+    spot = newest(full_model(cfg), cfg)
     return [_rival("dense", spot, cfg, device)] if spot.exists() else []
 
 

@@ -28,6 +28,7 @@ from channel_prune.steps import Distillation
 from channel_prune.stream import Endless
 from prunelab import dist
 from prunelab.errors import UserError
+from prunelab.hub import is_model_folder
 
 
 class Task(Protocol):
@@ -249,13 +250,19 @@ def initial_network(cfg: Config) -> nn.Module:
     return model
 
 
+def newest(place: Path, cfg: Config) -> Path:
+    """Of a run's networks the one that counts: with the original's ways the last, else the best."""
+    last = place / "last"
+    return last if cfg.run.preset == "faithful" and is_model_folder(last) else place
+
+
 def full_network(cfg: Config) -> nn.Module:
     """The trained full network.
 
     Raises:
         UserError: there is none.
     """
-    place = full_model(cfg)
+    place = newest(full_model(cfg), cfg)
     if not place.exists():
         raise UserError(
             f"{place}: no full network there; train one with --learner=full-prec, or name one with --weights "
@@ -268,7 +275,7 @@ def distillation(cfg: Config, device: torch.device) -> Distillation | None:
     """The term of the loss that a teacher gives, where it is wanted: the full network, never trained."""
     if not cfg.distill.enbl_dst:
         return None
-    place = teacher(cfg)
+    place = newest(teacher(cfg), cfg)
     if not place.exists():
         raise UserError(f"{place}: no teacher there, which enbl_dst needs; expected a trained full network")
     model = load_network(place, cfg.net).to(device).eval().requires_grad_(False)

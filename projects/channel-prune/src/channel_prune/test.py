@@ -10,7 +10,7 @@ from channel_prune.cli import parse_test
 from channel_prune.config import Config
 from channel_prune.data import open_data
 from channel_prune.finish import answers_folder
-from channel_prune.job import distillation, make_task
+from channel_prune.job import distillation, make_task, newest
 from channel_prune.layout import place, run_folder
 from channel_prune.loading import load_network
 from channel_prune.lowering import lower_test
@@ -35,7 +35,7 @@ def trained(cfg: Config) -> Path:
         raise UserError(
             f"{found}: no network there; expected a trained one, or --weights with a folder or file of one"
         )
-    return found
+    return newest(found, cfg)
 
 
 def test(cfg: Config) -> dict[str, float]:
