@@ -73,6 +73,53 @@ def test_detections_are_written_a_file_for_each_class(run: Path, tmp_path: Path)
     assert (tmp_path / "dump/results_1.txt").is_file()
 
 
+LEARNING: dict[str, Any] = {
+    "dataset": "tiny_voc",
+    "image_size": 96,
+    "image_size_eval": 96,
+    "width_divisor": 8,
+    "batch_norm": True,
+    "optimizer": "adam",
+    "lrn_rate_init": 2e-3,
+    "lrn_rate_dcy_bnds": (50, 350, 470),
+    "lrn_rate_dcy_rates": (0.3, 1.0, 0.1, 0.01),
+    "nb_iters_train": 500,
+    "nb_iters_cls_wmup": 1,
+    "batch_size": 16,
+    "batch_size_eval": 20,
+    "workers": 0,
+    "summ_step": 50,
+    "save_step": 500,
+    "device": "cpu",
+    "preset": "fixed",
+}
+
+
+@pytest.mark.slow
+def test_a_small_detector_without_a_backbone_learns_in_a_minute_or_two(tmp_path: Path) -> None:
+    folder = train(lower_values(LEARNING | {"output": str(tmp_path / "run")}), quiet=True)
+    found = test_entry.test(lower_values(LEARNING | {"weights": str(folder / "last"), "exec_mode": "eval"}))
+    # The same boxes for every picture score a few hundredths.
+    assert found["mAP"] > 0.3
+    assert min(found[f"AP/{name}"] for name in ("circle", "triangle", "cross")) > 0.15
+
+
+def test_adam_keeps_pruned_weights_at_zero(run: Path) -> None:
+    own = {"learner": "chn-pruned-rmt", "warm_start": True, "save_path": str(run.parent / "full")}
+    more = {
+        "save_path_ws": str(run / "chosen"),
+        "output": str(run.parent / "adam"),
+        "optimizer": "adam",
+    }
+    again = train(lower_values(VALUES | own | more), quiet=True)
+    before, after = (load_file(folder / "model.safetensors") for folder in (run / "chosen", again / "last"))
+    name = "conv3.conv3_2.weight"
+    gone = before[name].abs().sum((0, 2, 3)) == 0
+    assert gone.any()
+    assert not after[name][:, gone].any()
+    assert not before[name].equal(after[name])
+
+
 def test_distillation_is_refused_for_a_detector() -> None:
     with pytest.raises(UserError, match="enbl_dst is True, expected False for ssd_vgg16"):
         lower_values(VALUES | {"enbl_dst": True})

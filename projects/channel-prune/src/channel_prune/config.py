@@ -29,6 +29,7 @@ DETECTION = ("voc", "tiny_voc")
 """Data sets of pictures with boxes."""
 PIXELS = ("original", "imagenet")
 EMPTY_BOXES = ("error", "drop")
+OPTIMIZERS = ("sgd", "adam")
 SCHEDULES = ("cifar", "ilsvrc", "mobilenet_v2", "ssd", "constant")
 LEARNERS = ("full-prec", "chn-pruned-rmt")
 EXEC_MODES = ("train", "eval")
@@ -139,8 +140,10 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    """Loss and optimisation: SGD with momentum."""
+    """Loss and optimisation."""
 
+    optimizer: str = "sgd"
+    """``sgd`` with momentum, as published, or ``adam``: faster where a detector begins without a backbone."""
     lrn_rate_init: float = 0.1
     """First learning rate, at a batch of batch_size_norm pictures over all processes."""
     batch_size_norm: int | None = 128
@@ -162,6 +165,7 @@ class OptimConfig:
     """Decay scales and shifts of batch normalisation too, as the original does in its MobileNets."""
 
     def __post_init__(self) -> None:
+        check_one_of("optimizer", self.optimizer, OPTIMIZERS)
         check_one_of("schedule", self.schedule, SCHEDULES)
         check_above("lrn_rate_init", self.lrn_rate_init, 0)
         check_above("nb_epochs_rat", self.nb_epochs_rat, 0)

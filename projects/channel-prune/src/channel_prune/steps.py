@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import get_total_norm
-from torch.optim import SGD, Optimizer
+from torch.optim import SGD, Adam, Optimizer
 
 from channel_prune.config import Config, OptimConfig
 from channel_prune.detect.loss import detection_loss
@@ -41,9 +41,15 @@ MANY_CLASSES = 100
 """From as many classes on, the five most likely ones count too."""
 
 
-def make_optimizer(model: nn.Module, optim: OptimConfig) -> SGD:
-    """SGD with momentum; parameters in groups by how fast they decay."""
-    return SGD(decay_groups(model, optim), lr=optim.lrn_rate_init, momentum=optim.momentum)
+def make_optimizer(model: nn.Module, optim: OptimConfig) -> Optimizer:
+    """SGD with momentum, or Adam; parameters in groups by how fast they decay.
+
+    Adam's decay is a part of the gradient as SGD's is, so a weight under a mask stays 0 with it, too.
+    """
+    groups = decay_groups(model, optim)
+    if optim.optimizer == "adam":
+        return Adam(groups, lr=optim.lrn_rate_init)
+    return SGD(groups, lr=optim.lrn_rate_init, momentum=optim.momentum)
 
 
 def set_rate(optimizer: Optimizer, rate: float) -> None:
