@@ -22,7 +22,10 @@ PROGRAMS = {
 def recorded(folder: Folder) -> list[tuple[Config, dict]]:
     """The configuration of each recorded table, and the table."""
     entries = [entry for name in folder.facts["files"] for entry in folder.json(name)]
-    return [(lower(parse_train(entry["flags"], program=PROGRAMS[entry["net"]])), entry) for entry in entries]
+    return [
+        (lower(parse_train([f"--program={PROGRAMS[entry['net']]}", *entry["flags"]])), entry)
+        for entry in entries
+    ]
 
 
 @pytest.mark.parity
