@@ -67,7 +67,8 @@ def test_rows_are_the_recorded_ones_in_their_order(folder: Folder) -> None:
     batches = pictures(folder, facts["sampling_batches"])
     layers = prunable(net, batches[0][:1])
     cfg = prune_config(facts)
-    rows = Rows(net, full, batches, layers, cfg, RecordedDraws(folder), batches[0][:1], begin=0, changed=0)
+    example, draws = batches[0][:1], RecordedDraws(folder)
+    rows = Rows(net, full, batches, layers, cfg, draws, example, added={}, begin=0, changed=0)
     with sampling_mode(net, cfg.sample_mode):
         for i, layer in enumerate(layers):
             found = list(rows.collected(i))

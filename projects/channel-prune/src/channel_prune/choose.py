@@ -168,7 +168,7 @@ class _Choosing:
         self.first = 0 if cfg.reconstruction == "adam" else min(pruned, default=len(self.layers))
         self.full = copy.deepcopy(model)
         self.rows: Rows | None = None
-        self.shifts: dict[str, Tensor] = {}
+        self.added: dict[str, Tensor] = {}
 
     def run(self, on_layer: Callable[[Progress], None] | None) -> Choice:
         """All layers."""
@@ -201,8 +201,8 @@ class _Choosing:
     @torch.no_grad()
     def _apply(self, layer: Layer, found: Mapping[str, Any]) -> None:
         layer.conv.weight.copy_(found["weight"])
-        if found["shift"] is not None:
-            self.shifts[layer.name] = found["shift"]
+        if found["added"] is not None:
+            self.added[layer.name] = found["added"]
         if layer.conv.bias is not None:
             layer.conv.bias.copy_(found["bias"])
 
@@ -222,21 +222,21 @@ class _Choosing:
             "ratio": self.ratios[place],
             "target": wanted,
         }
+        added = None
         if place < self.first:
             found = untouched(conv.weight)
         else:
-            self.draws.begin(place)
             rows = self._rows(place)
-            found = fit(
-                conv.weight, rows.sums(place), wanted, self.cfg, self.draws, shifted=rows.shifts(place)
-            )
+            self.draws.begin(place)
+            sums = rows.sums(place)
+            added = sums.added
+            found = fit(conv.weight, sums, wanted, self.cfg, self.draws, shifted=rows.shifts(place))
         kept, gamma, trace = found.selection.kept, found.selection.gamma, found.selection.trace
         record |= {"kept": kept, "gamma": gamma, "trace": trace, "norm": found.norm, "rows": found.rows}
         record |= {"loss_before": found.loss_before, "loss_after": found.loss_after}
         record["seconds"] = time.monotonic() - begin
         bias = None if conv.bias is None else conv.bias.detach() + found.shift.to(conv.bias)
-        left = found.shift if conv.bias is None and place >= self.first else None
-        return {"record": record, "weight": found.weight, "bias": bias, "shift": left}
+        return {"record": record, "weight": found.weight, "bias": bias, "added": added}
 
     def _rows(self, place: int) -> Rows:
         """Where rows come from; begun at the first layer that needs some."""
@@ -249,7 +249,7 @@ class _Choosing:
                 self.cfg,
                 self.draws,
                 self.example,
-                shifts=self.shifts,
+                added=self.added,
                 begin=place,
                 changed=self.first,
             )

@@ -31,6 +31,8 @@ class Sums:
     """A (C, C) and b (C,) over the rows that the original's selection looks at; None: over all."""
     start: np.ndarray | None = None
     """Where the original's selection starts (C,)."""
+    added: Tensor | None = None
+    """Mean of what was added to the targets for a shortcut (O,); None: nothing was."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

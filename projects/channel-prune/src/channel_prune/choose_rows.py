@@ -20,7 +20,7 @@ from channel_prune.choose_layer import Sums
 from channel_prune.config import PruneConfig
 from channel_prune.draws import Draws
 from channel_prune.frontier import frontier
-from channel_prune.gram import Gram, processes
+from channel_prune.gram import Gram, add_up, processes
 from channel_prune.prunable import Layer
 from channel_prune.recalibrate import by_batch
 from channel_prune.sampling import Plan, View, at, check_recovered, chunks, everywhere, planned, scattered
@@ -59,7 +59,7 @@ class Rows:
         cfg: how.
         draws: random numbers of the original's rows.
         example: an input to follow the networks with.
-        shifts: of layers what their new kernels leave over (O,); it is read when a layer was passed.
+        added: what `Sums.added` of earlier layers was, by path.
         begin: place of the first layer that will be asked for.
         changed: place of the first layer that is changed.
     """
@@ -74,7 +74,7 @@ class Rows:
         draws: Draws,
         example: Tensor,
         *,
-        shifts: Mapping[str, Tensor],
+        added: Mapping[str, Tensor],
         begin: int,
         changed: int,
     ) -> None:
@@ -89,13 +89,14 @@ class Rows:
             batches,
             measured_after=names[changed] if measures else None,
             measured_on=few(batches, cfg.recalibrate),
-            shifts=shifts if cfg.compensate_shortcut else None,
+            added=added,
         )
         self.views = [View(conv=layer.conv, phased=self._original) for layer in layers]
         self._plans = self._planned(model, batches, draws)
         self._normed = self._pruned.normed if measures or cfg.sample_mode == "train" else frozenset[str]()
         ends = self._pruned.branches.items() if cfg.compensate_shortcut else ()
         self._factors = {name: factor(full, end) for name, end in ends}
+        self._plain: dict[str, Tensor] = {}  # sums of outputs (O,) before they were added to
         self._targets: dict[str, list[Tensor]] = {name: [] for name in names[begin:]}
         if self._targets:
             self._run_full(full, example, batches)
@@ -134,6 +135,7 @@ class Rows:
             if self._original or number == 0:
                 self._check(view, name, x, targets, plan.places[number])
             if name in self._factors and other is not None:
+                self._plain[name] = self._plain.get(name, 0.0) + targets.double().sum(0).cpu()
                 targets = targets + self._factors[name] * at(other, plan.places[number])
             self._targets[name].append(targets)
 
@@ -185,7 +187,15 @@ class Rows:
                 gram.add(patches, y[rows][part])
         if not self._original:
             gram.reduce()
-        return Sums(gram=gram, looked_at=None if looked is None else looked.problem, start=plan.start)
+        plain = self._plain.pop(self._layers[place].name, None)
+        if plain is not None and not self._original:
+            add_up(plain)
+        return Sums(
+            gram=gram,
+            looked_at=None if looked is None else looked.problem,
+            start=plan.start,
+            added=None if plain is None else gram.means[1] - plain / gram.rows,
+        )
 
     def finish(self) -> None:
         """Go on to the network's end, where batch normalisations on the way are measured."""

@@ -65,7 +65,7 @@ def frontier(
     *,
     measured_after: str | None = None,
     measured_on: int | None = None,
-    keep_scale: bool = False,
+    added: Mapping[str, Tensor] | None = None,
 ) -> Frontier:
     """The best one for a network.
 
@@ -77,12 +77,12 @@ def frontier(
         measured_after: batch normalisations behind this convolution are given the statistics of the
             mini-batches when the network comes by; None: none is.
         measured_on: of so many mini-batches; None: of all.
-        keep_scale: where a branch ends that makes up for its shortcut, the batch normalisation that is
-            measured keeps the proportion of outputs to inputs, for which the branch was fitted.
+        added: of convolutions that make up for a shortcut the mean of what was added to their targets (O,),
+            known when the network goes on from there (`channel_prune.recalibrate.Statistics.give`).
     """
     try:
         route = Route(model, example, names)
-        return Traced(route, model, batches, measured_after, measured_on, keep_scale=keep_scale)
+        return Traced(route, model, batches, measured_after, measured_on, added=added)
     except UserError:
         return Hooked(model, batches, names, measured_after, measured_on)
 
@@ -181,7 +181,7 @@ class Traced:
         batches: pictures (B, 3, H, W) each.
         measured_after: see `frontier`.
         measured_on: see `frontier`.
-        keep_scale: see `frontier`.
+        added: see `frontier`.
     """
 
     def __init__(
@@ -192,9 +192,10 @@ class Traced:
         measured_after: str | None = None,
         measured_on: int | None = None,
         *,
-        keep_scale: bool = False,
+        added: Mapping[str, Tensor] | None = None,
     ) -> None:
-        self._scaled = {end.norm for end in route.branches.values()} if keep_scale else set[str | None]()
+        self._ends = {end.norm: end.conv for end in route.branches.values()}
+        self._added = {} if added is None else added
         self.route = route
         self.branches: Mapping[str, Branch] = route.branches
         self.normed = route.normed
@@ -228,7 +229,7 @@ class Traced:
             for values in self._values[: self._measured_on]:
                 seen.add(values[norm.all_input_nodes[0]])
             path = str(norm.target)
-            seen.give(self._modules[path], keep_scale=path in self._scaled)
+            seen.give(self._modules[path], added=self._added.get(self._ends.get(path, "")))
         self._run(end)
 
     @torch.no_grad()

@@ -38,16 +38,17 @@ class Statistics:
         self._mean = self._mean + shift * (count / total)
         self._count = total
 
-    def give(self, norm: nn.Module, *, keep_scale: bool = False) -> None:
+    def give(self, norm: nn.Module, *, added: Tensor | None = None) -> None:
         """Make them the running statistics of a batch normalisation; collective: all processes' together.
 
         Args:
             norm: the batch normalisation.
-            keep_scale: its outputs stay in proportion to its inputs: what the variance gains or loses, its
-                weight takes over. Otherwise outputs have the variance again that they had.
+            added: (C,); what its inputs were fitted to has this mean added to what it was. Then outputs keep
+                their proportion to inputs, and the mean is passed on: weight and bias take over. None:
+                outputs get the mean and variance again that they had.
         """
         running: Any = norm
-        before = running.running_var + running.eps
+        deviation = (running.running_var + running.eps).sqrt()
         count = torch.tensor(float(self._count), dtype=torch.float64)
         first = self._mean * self._count
         second = self._squares + self._mean.square() * self._count
@@ -57,8 +58,9 @@ class Statistics:
         variance = (second / count - mean.square()).clamp(min=0)
         running.running_mean.copy_(mean)
         running.running_var.copy_(variance * (count / (count - 1).clamp(min=1)))  # unbiased, as torch's are
-        if keep_scale and running.weight is not None:
-            running.weight.mul_(((running.running_var + running.eps) / before).sqrt())
+        if added is not None and running.affine:
+            running.bias.add_(running.weight * added.to(deviation) / deviation)
+            running.weight.mul_((running.running_var + running.eps).sqrt() / deviation)
 
 
 def norms(model: nn.Module) -> dict[str, _BatchNorm]:
