@@ -79,13 +79,13 @@ class Program(nn.Module):
         shapes = tuple(each.shape[1:] for each in inputs)
         if count < 2 or any(len(each) != count for each in inputs):
             return self._result(self._run(inputs))
-        first = 0 if shapes in self._bytes else 1  # one sample shows how large tensors get
-        parts = [self._run([each[:first] for each in inputs])] if first else []
+        if shapes not in self._bytes:  # one sample shows how large tensors get; it counts for nothing else
+            self._run([each[:1] for each in inputs])
         size = max(1, LARGEST // max(1, self._bytes[shapes]))
-        starts = range(first, count, size)
-        parts += [self._run([each[start : start + size] for each in inputs]) for start in starts]
-        if len(parts) == 1:
-            return self._result(parts[0])
+        if size >= count:
+            return self._result(self._run(inputs))
+        starts = range(0, count, size)
+        parts = [self._run([each[start : start + size] for each in inputs]) for start in starts]
         return self._result([torch.cat(same) for same in zip(*parts, strict=True)])
 
     def _result(self, results: Sequence[Tensor]) -> Any:

@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_leaves
 from prunelab.surgery.graph import CHANNEL_AXIS, Graph, MaskOf, Node
 from prunelab.surgery.pointwise import pointwise_call, pointwise_module
 from prunelab.surgery.sizes import Sizes, tensors_in
-from prunelab.surgery.views import expands, flattens, meets, pad_of, plain_index, selected
+from prunelab.surgery.views import expands, flattens, makes_new, meets, pad_of, plain_index, selected
 
 _FUNCTIONS: dict[Any, str] = {
     F.max_pool2d: "max_pool",
@@ -202,6 +202,7 @@ class _Reader:
         tensors = (self._name(_given(call)[0]),) if kind in _ONE_INPUT else self._tensors(call)
         if kind == "opaque":
             options = {"what": _title(call)}
+            tensors = () if makes_new(call) else tensors
         self._add(call, kind, tensors, options)
         self._follow_in_place(call, options)
 

@@ -15,6 +15,16 @@ from prunelab.surgery.sizes import Sizes
 Shape = tuple[int, ...]
 
 
+def makes_new(call: fx.Node) -> bool:
+    """Whether ``x.new_zeros(...)`` or its like has its channels from a number: it reads nothing then."""
+    if call.op != "call_method" or call.target not in ("new_zeros", "new_ones", "new_full", "new_empty"):
+        return False
+    sizes = call.args[1:]
+    first = sizes[0] if sizes else None
+    sizes = first if isinstance(first, list | tuple) else sizes
+    return len(sizes) > 1 and isinstance(sizes[1], int)
+
+
 def flattens(before: Shape, after: Shape) -> bool:
     """Whether (B, C, ...) becomes (B, C ...)."""
     rest = 1
