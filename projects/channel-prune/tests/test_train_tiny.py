@@ -195,3 +195,21 @@ def test_a_full_run_may_begin_from_weights(full: Finished, values: dict[str, Any
     ours, theirs = (load_file(f / "last/model.safetensors") for f in (run, full()))
     kernels = [name for name in ours if ours[name].ndim == 4]
     assert all(torch.equal(ours[name], theirs[name]) for name in kernels)
+
+
+@pytest.mark.slow
+def test_a_compiled_network_trains_as_a_plain_one(build: Build, pruned: Finished, tmp_path: Path) -> None:
+    run = train.train(build(tmp_path / "run", compile=True), quiet=True)
+    ours, theirs = (series(folder / "finetune", "loss") for folder in (run, pruned()))
+    assert ours == pytest.approx(theirs, rel=1e-3)
+
+
+@pytest.mark.gpu
+def test_all_stages_run_on_a_gpu(build: Build, pruned: Finished, tmp_path: Path) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no GPU")
+    run = train.train(build(tmp_path / "run", device="cuda", channels_last=True), quiet=True)
+    ours, theirs = (series(folder / "finetune", "loss") for folder in (run, pruned()))
+    assert ours == pytest.approx(theirs, rel=0.1)
+    mixed = train.train(build(tmp_path / "mixed", device="cuda", amp="bf16"), quiet=True)
+    assert series(mixed / "finetune", "loss") == pytest.approx(theirs, rel=0.3)
