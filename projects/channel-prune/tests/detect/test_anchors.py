@@ -29,6 +29,15 @@ def test_places_go_by_rows_then_columns_then_depth() -> None:
     torch.testing.assert_close(found, torch.tensor(expected))
 
 
+def test_at_300_pixels_grids_steps_and_scales_are_the_published_ones() -> None:
+    layers = anchor_layers(300)
+    assert [layer.grid for layer in layers] == [38, 19, 10, 5, 3, 1]
+    assert [layer.step for layer in layers] == [8, 16, 32, 64, 100, 300]
+    assert [layer.scale for layer in layers] == [0.1, 0.2, 0.375, 0.55, 0.725, 0.9]
+    assert [layer.extra_scale for layer in layers] == [0.1414, 0.2739, 0.4541, 0.6315, 0.8078, 0.9836]
+    assert [layer.depth for layer in layers] == [4, 6, 6, 6, 4, 4]
+
+
 @pytest.mark.parametrize(
     ("size", "grids"), [(33, [5, 3, 2, 1]), (96, [12, 6, 3, 2]), (160, [20, 10, 5, 3, 1])]
 )
