@@ -256,5 +256,9 @@ def test_loops_over_sizes_and_dead_code_are_followed_in_inference_mode_too() -> 
     with torch.inference_mode():
         x = torch.randn(2, 3, 5, 6)
         small = shrink(model, x, {"last": {"in": [1, 2]}})
-        torch.testing.assert_close(small.model(x), masked(model, {"last": {"in": [1, 2]}})(x))
+        folded = compact(small.model, x)
+        expected = masked(model, {"last": {"in": [1, 2]}})(x)
+        torch.testing.assert_close(small.model(x), expected)
+        torch.testing.assert_close(folded(x), expected)
+    assert not any(p.is_inference() for net in (small.model, folded) for p in net.parameters())
     assert small.structure["conv"] == {"out": [1, 2]}

@@ -8,6 +8,7 @@ every pruned convolution from all channels, which were all computed, ours are sl
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -33,7 +34,7 @@ from prunelab.errors import UserError, entry
 from prunelab.export import ExportReport, to_onnx
 from prunelab.flops import count
 from prunelab.report import Table, latency, result_table
-from prunelab.surgery import resize
+from prunelab.surgery import compact, resize
 from prunelab.tracked import evaluating
 from prunelab.util import human_bytes, human_count
 
@@ -188,7 +189,7 @@ def times(saved: Saved, kept: Kept, small: Slim | None, example: Tensor, *, warm
     rows = []
     with evaluating(saved.model), torch.inference_mode():
         expected = _leaves(saved.model(example))
-        for name, model in _forms(saved, kept, small):
+        for name, model in _forms(saved, kept, small, example):
             found = _leaves(model.eval()(example))
             apart = max(float((a - b).abs().max()) for a, b in zip(found, expected, strict=True))
             call = partial(model, example)
@@ -219,14 +220,15 @@ def times(saved: Saved, kept: Kept, small: Slim | None, example: Tensor, *, warm
     )
 
 
-def _forms(saved: Saved, kept: Kept, small: Slim | None) -> Iterator[tuple[str, nn.Module]]:
+def _forms(saved: Saved, kept: Kept, small: Slim | None, example: Tensor) -> Iterator[tuple[str, nn.Module]]:
     yield "full", build(saved.net)
-    if small is None:
-        yield "slim", saved.model
-        return
-    yield "masked", saved.model
-    yield "inputs picked", picked(saved.model, kept)
-    yield "slim", small.model
+    if small is not None:
+        yield "masked", saved.model
+        yield "inputs picked", picked(saved.model, kept)
+    slim_model = saved.model if small is None else small.model
+    yield "slim", slim_model
+    with contextlib.suppress(UserError):  # what cannot be folded is told apart by nobody here
+        yield "slim, folded", compact(slim_model, example)
 
 
 def picked(model: nn.Module, kept: Kept) -> nn.Module:

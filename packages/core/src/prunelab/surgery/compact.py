@@ -43,6 +43,7 @@ LAZY = ("pointwise", "norm", "scale")
 """Kinds that may be made once for each of their readers, with the channels of that reader alone."""
 
 
+@torch.inference_mode(False)  # the new network is one like any other
 def compact(
     model: nn.Module, example: Tensor | Sequence[Tensor], *, mask_of: MaskOf = channel_mask
 ) -> Program:

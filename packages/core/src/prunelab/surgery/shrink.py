@@ -30,6 +30,7 @@ class Shrunk:
     """What is left of each module that changed, as plain data (`prunelab.surgery.resize`)."""
 
 
+@torch.inference_mode(False)  # the new network is one like any other
 def shrink(
     model: nn.Module,
     example: Tensor | Sequence[Tensor],
