@@ -57,7 +57,9 @@ def test_a_model_folder_is_pruned_on_the_pictures_of_its_run(
     assert not (output / "finetune").exists()
 
 
-@pytest.mark.parametrize("net", ["timm:test_resnet", "torchvision:squeezenet1_1"])
+@pytest.mark.parametrize(
+    "net", ["timm:test_resnet", pytest.param("torchvision:squeezenet1_1", marks=pytest.mark.slow)]
+)
 def test_classifiers_of_other_packages_are_pruned_on_ones_own_pictures(
     net: str, pictures: Path, tmp_path: Path
 ) -> None:

@@ -73,8 +73,8 @@ def run(full: Finished, pruning: Values, tmp_path: Path) -> Callable[..., Path]:
     ("kind", "first", "every"),
     [
         # Kinds of run take turns, so that each stage is met by one of them; at night all meet all.
-        ("fixed", 1, 17),
-        ("faithful", 9, 17),
+        ("fixed", 1, 31),
+        ("faithful", 16, 31),
         *(pytest.param(kind, 1, 1, marks=pytest.mark.slow) for kind in KINDS),
     ],
 )
@@ -93,6 +93,7 @@ def test_a_run_killed_at_any_stage_and_resumed_ends_with_the_same_files(
         assert left(run(str(at), kind, resume=True)) == expected, f"killed at stage {at} of {stages}"
 
 
+@pytest.mark.slow
 def test_a_run_killed_again_and_again_ends_with_the_same_files(
     killer: Killer, run: Callable[..., Path]
 ) -> None:
