@@ -127,7 +127,11 @@ def _outputs(model: nn.Module, images: Tensor) -> list[Tensor]:
     """What every convolution makes of these pictures, in order."""
     seen: list[Tensor] = []
     convs = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
-    handles = [conv.register_forward_hook(lambda _, __, y: seen.append(y)) for conv in convs]
+
+    def look(_: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> None:
+        seen.append(output)
+
+    handles = [conv.register_forward_hook(look) for conv in convs]
     model(images)
     for handle in handles:
         handle.remove()

@@ -117,8 +117,8 @@ def fit(
         weight=new,
         rows=gram.rows,
         shift=shift,
-        loss_before=gram.loss(before),
-        loss_after=gram.loss(kernel_rows(new).cpu()),
+        loss_before=gram.loss(before, selection.kept),
+        loss_after=gram.loss(kernel_rows(new).cpu(), selection.kept),
     )
 
 

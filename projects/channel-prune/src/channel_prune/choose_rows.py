@@ -113,9 +113,9 @@ class Rows:
             elif self._cfg.positions == "all":
                 plans.append(everywhere(view, read))
             else:
-                numbers = [dist.rank() + dist.world_size() * i for i in range(len(batches))]
-                seed = (self._cfg.seed, place)
-                plans.append(scattered(view, read, crops=crops, seed=seed, numbers=numbers))
+                sharers, seed = dist.world_size(), (self._cfg.seed, place)
+                numbers = [dist.rank() + sharers * i for i in range(len(batches))]
+                plans.append(scattered(view, read, crops=crops, seed=seed, numbers=numbers, sharers=sharers))
         return plans
 
     def _run_full(self, full: nn.Module, example: Tensor, batches: Sequence[Tensor]) -> None:

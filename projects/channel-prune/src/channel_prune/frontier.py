@@ -266,7 +266,7 @@ class Traced:
         conv: Any = self._modules[name]
         weight = conv.weight
         kept = torch.nonzero(weight.abs().sum((0, 2, 3))).flatten()
-        if len(kept) == weight.shape[1] or conv.padding_mode != "zeros":
+        if len(kept) in (0, weight.shape[1]) or conv.padding_mode != "zeros":
             return conv
         few = weight[:, kept]
 

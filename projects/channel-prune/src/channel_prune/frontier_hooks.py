@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
@@ -87,11 +88,11 @@ class Hooked:
         for images in self._batches:
             handle = self._modules[name].register_forward_pre_hook(stop)
             try:
-                self._model(images)
-            except _Stop:
-                yield seen.pop()
+                with contextlib.suppress(_Stop):
+                    self._model(images)
             finally:
                 handle.remove()
+            yield seen.pop()
 
     @torch.no_grad()
     def _order(self) -> list[str]:

@@ -143,10 +143,12 @@ class Gram:
         found._all[-1, -1] = sums[-1]
         return found
 
-    def loss(self, w: Tensor) -> float:
-        """||X W - Y||^2 / (2 N) for a kernel (D, O)."""
+    def loss(self, w: Tensor, kept: list[int] | None = None) -> float:
+        """||X W - Y||^2 / (2 N) for a kernel (D, O), of which rows of channels that are not kept are zero."""
         squares = self._all.diagonal()[self._size : -1].sum()
-        total = squares - 2 * (w * self.h).sum() + (w * (self.g @ w)).sum()
+        places = slice(None) if kept is None else self.columns(kept)
+        w, h, g = w[places], self.h[places], self.g[places][:, places]
+        total = squares - 2 * (w * h).sum() + (w * (g @ w)).sum()
         return max(0.0, float(total) / (2 * self.rows))
 
     def problem(self, w: Tensor) -> tuple[np.ndarray, np.ndarray]:

@@ -27,6 +27,8 @@ from prunelab.errors import UserError
 
 RECOVERED = 1e-6
 """Patches times kernel must give the outputs with a smaller mean squared error than this."""
+ROWS_PER_WEIGHT = 10
+"""Scattered rows are at least so many for each weight of an output: with few pictures, more of each."""
 CHUNK = 2**22
 """Most numbers of patches that are gathered at a time."""
 
@@ -224,22 +226,28 @@ def scattered(
     crops: int,
     seed: Sequence[int],
     numbers: Sequence[int],
+    sharers: int = 1,
 ) -> Plan:
     """Rows at positions that every picture draws for itself.
 
     Args:
         view: of the layer.
         batches: of each mini-batch its pictures and the height and width of what the layer reads.
-        crops: positions of a picture.
+        crops: positions of a picture; more where rows would be fewer than `ROWS_PER_WEIGHT` asks for.
         seed: of the layer.
         numbers: of the mini-batches; what is drawn depends on a mini-batch's number alone.
+        sharers: processes that each have about as many pictures.
     """
+    weights = view.conv.in_channels * math.prod(view.conv.kernel_size)
+    pictures = sharers * sum(count for count, _, _ in batches)
+    wanted = max(crops, math.ceil(ROWS_PER_WEIGHT * weights / pictures))
     places = []
     for number, (count, height, width) in zip(numbers, batches, strict=True):
         random = np.random.default_rng((*seed, number))
         sizes = view.sizes(height, width)
-        drawn = [random.integers(size, size=count * crops) for size in sizes]
-        instances = np.repeat(np.arange(count), crops)
+        each = max(crops, min(wanted, math.prod(sizes)))
+        drawn = [random.integers(size, size=count * each) for size in sizes]
+        instances = np.repeat(np.arange(count), each)
         places.append(torch.from_numpy(np.stack([instances, *drawn], axis=1)))
     return Plan(places=places)
 
