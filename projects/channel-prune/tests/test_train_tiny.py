@@ -79,6 +79,9 @@ def test_a_pruned_run_has_its_stages_and_ends_with_a_slim_network(preset: str, p
     assert dense["MACs"] == masked["MACs"] > 1.5 * slim["MACs"]
     assert slim["accuracy"] == masked["accuracy"]
     assert slim["file"] < masked["file"]
+    counted = {row["convention"]: row for row in read_json(run / "summary.json")["multiply_adds"]}
+    assert list(counted) == ["realisable", "published", "input_only"]
+    assert counted["realisable"]["left"] < counted["input_only"]["left"] < 0.6
 
 
 @pytest.mark.parametrize("preset", ["fixed", "faithful"])

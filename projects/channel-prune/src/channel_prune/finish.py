@@ -17,6 +17,7 @@ from channel_prune.data import Data, open_data
 from channel_prune.job import Job, example, make_task, newest
 from channel_prune.layout import chosen_folder, full_model, place, run_folder
 from channel_prune.loading import find_model, load_network, save_network
+from channel_prune.macs import macs_table
 from channel_prune.masks import Masks
 from channel_prune.prunable import prunable, ratios
 from channel_prune.slim import slim
@@ -25,7 +26,7 @@ from prunelab import dist
 from prunelab.config import save_yaml, to_plain
 from prunelab.errors import UserError
 from prunelab.progress import duration
-from prunelab.report import result_table
+from prunelab.report import Table, result_table
 from prunelab.run import Run
 from prunelab.surgery import trace
 from prunelab.util import atomic_folder, write_json
@@ -90,13 +91,13 @@ def begin(run: Run, job: Job) -> None:
     """Before the first step: evaluate a network whose channels were chosen as it is."""
     if job.masks is not None and not run.resumed:
         with run.evaluating(job.model):
-            run.report(job.task.evaluate(job.model, job.optimizer))
+            run.report(job.task.evaluate(job.model, job.optimizer), tell=["loss", *job.task.figures])
 
 
 def save(run: Run, job: Job) -> None:
     """Evaluate; write a checkpoint and the model folders ``last/`` and, for the best network, ``best/``."""
     with run.evaluating(job.model):
-        found = run.report(job.task.evaluate(job.model, job.optimizer))
+        found = run.report(job.task.evaluate(job.model, job.optimizer), tell=["loss", *job.task.figures])
     name = job.task.figures[0]
     best = run.is_best(name, found[name])
     notes = {"step": run.step, **found}
@@ -110,12 +111,14 @@ def save(run: Run, job: Job) -> None:
 def end(run: Run, job: Job) -> None:
     """After the last step: the slim network, the table, copies where the original has them. Collective."""
     cfg, folder, last = job.cfg, run_folder(job.cfg), run.cfg.dir / "last"
+    counts = None
     if job.masks is None:
         rivals = [_rival("dense", last, cfg, run.device)]
         copies = [(last, place(cfg.run.save_path_eval))]
     else:
         chosen = _rival("pruned, before fine-tuning", chosen_folder(cfg), cfg, run.device)
-        rivals = [*_dense(cfg, run.device), chosen, *_pruned(cfg, last, folder, job.data, run.device)]
+        pruned, counts = _pruned(cfg, last, folder, job.data, run.device)
+        rivals = [*_dense(cfg, run.device), chosen, *pruned]
         copies = [(last, place(cfg.run.save_path_cpr_eval))]
     if cfg.run.output:  # a folder of its own: nothing is written beside it
         copies = []
@@ -129,7 +132,8 @@ def end(run: Run, job: Job) -> None:
     dist.on_main(write)
     title = f"{cfg.net.name} on {cfg.data.dataset}, {run.step} steps"
     quiet = run.cfg.quiet or cfg.run.tour  # a tour prints one table of all its runs
-    summarise(rivals, job.task, example(cfg, run.device), folder=folder, title=title, quiet=quiet)
+    picture = example(cfg, run.device)
+    summarise(rivals, job.task, picture, folder=folder, title=title, more=counts, quiet=quiet)
     job.task.write(answers_folder(cfg))
 
 
@@ -139,9 +143,10 @@ def end_pruning(cfg: Config, folder: Path, *, quiet: bool = False) -> None:
     data = open_data(cfg, folder / "fake_data")
     last = folder / "last"
     dist.on_main(lambda: _copy(chosen_folder(cfg), last))
-    rivals = [*_dense(cfg, device), *_pruned(cfg, last, folder, data, device)]
+    pruned, counts = _pruned(cfg, last, folder, data, device)
+    rivals = [*_dense(cfg, device), *pruned]
     task, title = make_task(cfg, data, device), f"{cfg.net.name} on {cfg.data.dataset}, not fine-tuned"
-    summarise(rivals, task, example(cfg, device), folder=folder, title=title, quiet=quiet)
+    summarise(rivals, task, example(cfg, device), folder=folder, title=title, more=counts, quiet=quiet)
 
 
 def answers_folder(cfg: Config) -> Path:
@@ -162,21 +167,29 @@ def _dense(cfg: Config, device: torch.device) -> list[Rival]:
     return [_rival("dense", spot, cfg, device)] if spot.exists() else []
 
 
-def _pruned(cfg: Config, last: Path, folder: Path, data: Data, device: torch.device) -> list[Rival]:
-    """The pruned network of a model folder, and the slim one, which is made and written here if it can be."""
+def _pruned(
+    cfg: Config, last: Path, folder: Path, data: Data, device: torch.device
+) -> tuple[list[Rival], Table | None]:
+    """The pruned network of a model folder, and the slim one, which is made and written here.
+
+    Returns:
+        Both, and their multiply-adds by each convention; a network that cannot be followed alone.
+    """
     dist.on_main(lambda: save_yaml(folder / CONFIG, to_plain(cfg)))  # for commands that are given a model
     masked = _rival("pruned", last, cfg, device)
     picture = example(cfg, device)
     kept = Masks.from_zeros(prunable(masked.model, picture)).kept
+    kept = {name: channels or [0] for name, channels in kept.items()}  # a dead layer keeps a channel of zeros
     try:
         small = slim(masked.model, kept, picture, round_to=cfg.prune.round_to)
+        counts = macs_table(masked.model, picture, kept, first=cfg.run.flops_convention)
     except UserError as error:
         if dist.is_main():
             print(f"no slim network: {error}")
-        return [masked]
+        return [masked], None
     spot = folder / SLIM
     dist.on_main(lambda: save_network(spot, cfg, data, small.model, structure=small.structure))
-    return [masked, Rival(name="slim", model=small.model, place=spot)]
+    return [masked, Rival(name="slim", model=small.model, place=spot)], counts
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -41,7 +42,14 @@ class Rival:
 
 
 def summarise(
-    rivals: Sequence[Rival], task: Task, picture: Tensor, *, folder: Path, title: str, quiet: bool = False
+    rivals: Sequence[Rival],
+    task: Task,
+    picture: Tensor,
+    *,
+    folder: Path,
+    title: str,
+    more: Table | None = None,
+    quiet: bool = False,
 ) -> list[Row]:
     """Measure networks, write `SUMMARY` and print the table. Collective; cost is measured on rank 0 alone.
 
@@ -51,6 +59,7 @@ def summarise(
         picture: one input (1, 3, S, S), for which multiply-adds and time are taken.
         folder: where `SUMMARY` goes.
         title: of the table.
+        more: another table, which is printed below and written as ``multiply_adds``.
         quiet: print nothing.
     """
     rows = [row_of(rival, task, picture) for rival in rivals]
@@ -58,9 +67,14 @@ def summarise(
     if constant is not None:
         rows.insert(0, {"model": CONSTANT, task.figures[0]: constant})
     figures = list(task.figures)
-    dist.on_main(lambda: write_json(folder / SUMMARY, {"title": title, "figures": figures, "rows": rows}))
+    content: dict[str, Any] = {"title": title, "figures": figures, "rows": rows}
+    if more is not None:
+        content["multiply_adds"] = [dict(zip(more.columns, row, strict=True)) for row in more.rows]
+    dist.on_main(lambda: write_json(folder / SUMMARY, content))
     if dist.is_main() and not quiet:
         table_of(rows, figures, title).print()
+        if more is not None:
+            more.print()
         for rival in rivals:
             print(f"{rival.name}: {rival.place}")
         print(f"next: uv run --package channel-prune demo --model {rivals[-1].place} FILE...")
