@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import copy
 import multiprocessing
-import resource
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -20,9 +20,10 @@ from channel_prune.draws import SeededDraws
 from channel_prune.model import build
 from channel_prune.prunable import prunable, ratios
 from channel_prune.recalibrate import norms, recalibrate
-from prunelab.bench import Figure, Result, compare
+from prunelab.bench import Figure, Result, Skip, compare
 
 MEBI = 2**20
+STATUS = Path("/proc/self/status")
 RATIO, CROPS, DECAY = 0.5, 10, 2e-4
 CLOSE = 2e-3
 """Most difference of a kernel to the reference's at equal random numbers, after 100 steps of 1e-3: Adam's
@@ -170,18 +171,22 @@ def peak_of(side: str, size: Size, threads: int) -> int:
     small = problem(Size(pictures=16, batch=8, depth=8, width_divisor=4))
     ours(*small, EXACT)  # what libraries set up once
     model, batches = problem(size)
-    before = _peak()
+    before = _resident("VmRSS")
     ours(model, batches, EXACT) if side == "ours" else theirs(model, batches)
-    return _peak() - before
+    return _resident("VmHWM") - before
 
 
-def _peak() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
+def _resident(key: str) -> int:
+    """A size of this process's memory in bytes: ``VmRSS`` now, ``VmHWM`` at its peak."""
+    lines = STATUS.read_text(encoding="utf-8").splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:"))
 
 
 def memory(size: Size | None = None) -> Result:
     """Peak memory of the choice, a fresh process a side."""
     size = size or Size()
+    if not STATUS.exists():
+        raise Skip(f"the peak of resident memory is read from {STATUS}")
     peaks: dict[str, int] = {}
     for side in ("ours", "reference"):
         with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:

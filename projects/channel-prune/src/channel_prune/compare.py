@@ -29,6 +29,7 @@ from channel_prune.data import Data, open_data
 from channel_prune.job import Task, example, full_network, make_task
 from channel_prune.lowering import lower
 from channel_prune.options import CompareOptions
+from channel_prune.plots import write_ways
 from channel_prune.recalibrate import norms, recalibrate
 from channel_prune.slim import slim
 from channel_prune.stream import Endless
@@ -91,7 +92,8 @@ def compare(cfg: Config, options: CompareOptions) -> list[Row]:
     Returns:
         All rows, as ``rows.json`` in the output folder has them: ``method``, ``ratio``, ``seed``, ``MACs``
         (share of the full network's), ``parameters``, ``choosing_seconds``, then the task's first figure
-        ``before`` anything else, ``recalibrated`` and ``finetuned``, and ``steps`` of fine-tuning.
+        ``before`` anything else, ``recalibrated`` and ``finetuned``, and ``steps`` of fine-tuning. Beside it
+        lie ``means.json`` and their figure, ``ways.png``.
 
     Raises:
         UserError: weights or data are missing, or a way needs a package that is not there.
@@ -108,7 +110,9 @@ def compare(cfg: Config, options: CompareOptions) -> list[Row]:
         rows.append(row)
         write_json(path, rows)
         print(" ".join(f"{name}={value}" for name, value in row.items()), flush=True)
-    write_json(path.with_name("means.json"), means(rows))
+    found = means(rows)
+    write_json(path.with_name("means.json"), found)
+    write_ways(path.with_name("ways.png"), found)
     return rows
 
 
@@ -301,6 +305,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     rows = compare(cfg, options)
     print(table(rows).plain())
+    print(f"rows, means and a figure: {folder_of(cfg)}")
 
 
 if __name__ == "__main__":
