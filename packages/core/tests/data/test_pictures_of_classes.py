@@ -173,6 +173,10 @@ def test_some_pictures_are_spread_over_all_classes(ilsvrc):
     found = open_pictures_of_classes(ilsvrc).splits["train"]
     assert found.some(3).labels.tolist() == [0, 1, 2]
     assert found.some(100).files == found.files
-    assert spread(10, 4).tolist() == [0, 2, 5, 7]
+    places = spread(1000, 50)
+    assert [place // 20 for place in places] == list(range(50))  # one from each part
+    assert np.bincount(places % 10).min() > 0  # of classes that take turns, all
+    assert spread(1000, 50).tolist() == places.tolist()
+    assert spread(7, 9).tolist() == list(range(7))
     assert spread(3, 0).tolist() == []
     assert spread(0, 5).tolist() == []

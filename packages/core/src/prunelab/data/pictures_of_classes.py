@@ -38,9 +38,14 @@ _ENDS = (b"\xff\xd9", b"IEND\xaeB`\x82")  # last bytes of whole JPEG and PNG fil
 
 
 def spread(total: int, count: int) -> np.ndarray:
-    """``count`` places out of ``total``, evenly spread and rising; all of them where there are no more."""
+    """``count`` places out of ``total``, evenly spread, rising, always the same; all if there are no more.
+
+    One place is drawn from each of ``count`` equal parts: equal steps would meet one class alone where
+    classes take turns.
+    """
     count = min(count, total)
-    return np.arange(count, dtype=np.int64) * total // max(count, 1)
+    drawn = np.random.default_rng(0).random(count)
+    return ((np.arange(count) + drawn) * total / max(count, 1)).astype(np.int64)
 
 
 @dataclass(frozen=True)
