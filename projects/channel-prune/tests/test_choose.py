@@ -20,6 +20,7 @@ from channel_prune.frontier_hooks import Hooked
 from channel_prune.model import build
 from channel_prune.prunable import prunable
 from channel_prune.recalibrate import recalibrate
+from prunelab.errors import UserError
 
 ORIGINAL: dict[str, Any] = {
     "selection": "ista",
@@ -188,6 +189,14 @@ def test_a_layer_keeps_one_channel_with_a_warning() -> None:
     with pytest.warns(UserWarning, match="conv1: a ratio of 0.9 would leave 0 of 3 channels; 1 stay"):
         choice = choose(model, batches, config(ratio_list=(0.9, 0.0, 0.0)))
     assert len(choice.kept["conv1"]) == 1
+
+
+def test_a_network_whose_values_are_not_finite_is_refused() -> None:
+    batches = pictures(32)
+    model = trained(Plain(), batches)
+    nn.init.constant_(model.norm1.weight, float("inf"))
+    with pytest.raises(UserError, match=r"conv2: (what the network computes there|unable to recover)"):
+        choose(model, batches, config())
 
 
 def test_progress_is_told_and_records_survive_a_json_file() -> None:

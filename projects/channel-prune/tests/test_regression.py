@@ -46,3 +46,9 @@ def test_fewer_rows_than_weights_have_a_solution_without_a_penalty_too() -> None
     found = ridge(gram, KEPT, decay=0.0)
     assert bool(torch.isfinite(found).all())
     assert gram.loss(found) < 1e-6
+
+
+def test_sums_that_rounding_made_indefinite_have_a_solution() -> None:
+    *_, gram = sampled(rows=7)
+    gram.g.diagonal().sub_(1e-4 * gram.g.diagonal().mean())
+    assert bool(torch.isfinite(ridge(gram, KEPT, decay=0.0)).all())

@@ -27,6 +27,7 @@ from channel_prune.masks import pruned_shares
 from channel_prune.prunable import Layer, prunable, ratios
 from channel_prune.recalibrate import norms, recalibrate
 from prunelab import dist
+from prunelab.errors import UserError
 
 Once = Callable[[str, Callable[[], Any]], Any]
 
@@ -229,6 +230,11 @@ class _Choosing:
             rows = self._rows(place)
             self.draws.begin(place)
             sums = rows.sums(place)
+            if not sums.gram.finite:
+                raise UserError(
+                    f"{layer.name}: what the network computes there is not finite on these pictures; "
+                    "expected a trained network, and pictures prepared as in its training"
+                )
             added = sums.added
             found = fit(conv.weight, sums, wanted, self.cfg, self.draws, shifted=rows.shifts(place))
         kept, gamma, trace = found.selection.kept, found.selection.gamma, found.selection.trace

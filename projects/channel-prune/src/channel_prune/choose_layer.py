@@ -126,7 +126,7 @@ def _select(
     rows: Tensor, gram: Gram, sums: Sums, wanted: int, cfg: PruneConfig, draws: Draws
 ) -> tuple[Selection, float]:
     """Which channels stay, and the norm of the problem."""
-    if cfg.selection == "lasso" and cfg.reconstruction == "ridge":
+    if cfg.selection == "lasso" and cfg.reconstruction == "ridge" and gram.rows > len(rows):
         # What a channel adds when all are fitted to what arrives now, not to what the full network reads.
         rows = ridge(gram, list(range(gram.channels)), decay=cfg.loss_w_dcy)
     a, b, norm = lasso.scaled(*(sums.looked_at or gram.problem(rows)))

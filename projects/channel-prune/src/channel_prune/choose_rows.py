@@ -146,7 +146,7 @@ class Rows:
 
     def _check(self, view: View, name: str, x: Tensor, outputs: Tensor, places: Tensor) -> None:
         for part, patches in chunks(view, x, places):
-            check_recovered(view.conv, name, patches, outputs[part])
+            check_recovered(view.conv, name, patches, outputs[part], relative=not self._original)
 
     def shifts(self, place: int) -> bool:
         """Whether a constant may be added to a layer's outputs: by its bias, or by what normalises them."""

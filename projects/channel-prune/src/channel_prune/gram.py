@@ -111,6 +111,11 @@ class Gram:
         return int(self._all[-1, -1])
 
     @property
+    def finite(self) -> bool:
+        """No sum is infinite or not a number."""
+        return bool(torch.isfinite(self._all).all())
+
+    @property
     def g(self) -> Tensor:
         """X'X (D, D)."""
         return self._all[: self._size, : self._size]

@@ -16,7 +16,7 @@ from channel_prune.gram import Gram
 
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 JITTER = 1e-10
-"""Added to the diagonal, relative to its mean, where the sums have no inverse."""
+"""Added to the diagonal, relative to its mean, where the sums have no inverse; ten times more if need be."""
 
 
 def adam(gram: Gram, w: Tensor, kept: list[int], *, rate: float, steps: int, decay: float) -> Tensor:
@@ -64,8 +64,10 @@ def ridge(gram: Gram, kept: list[int], *, decay: float) -> Tensor:
     diagonal = system.diagonal()
     diagonal += decay
     factor, failed = torch.linalg.cholesky_ex(system)
-    while failed:
-        diagonal += JITTER * diagonal.mean().clamp(min=JITTER)
+    jitter = JITTER * diagonal.mean().clamp(min=JITTER)
+    while failed:  # it ends: with as much as the diagonal's own sum no finite system fails
+        diagonal += jitter
+        jitter *= 10
         factor, failed = torch.linalg.cholesky_ex(system)
     found = gram.h.new_zeros(gram.h.shape)
     found[columns] = torch.cholesky_solve(gram.h[columns] / gram.rows, factor)
