@@ -117,7 +117,7 @@ def test_reports_are_lines_and_logs_outside_of_steps_too(tmp_path, capsys):
         assert run.report(iter([("CIDEr", torch.tensor(0.51234))])) == {"CIDEr": pytest.approx(0.51234)}
         run.log(sparsity=0.95)
         run.append("scores.csv", "step,CIDEr")
-    assert capsys.readouterr().out.splitlines() == ["step 0: CIDEr 0.5123", "step 0  epoch 1  sparsity 0.95"]
+    assert capsys.readouterr().out.splitlines() == ["step 0: CIDEr 0.5123", "step 0  sparsity 0.95"]
     assert [list(record)[-1] for record in records(tmp_path)] == ["CIDEr", "sparsity"]
 
 
