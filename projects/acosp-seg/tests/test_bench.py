@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
-import acosp_seg
 from acosp_seg import bench
+from testing.benches import check_rows, check_unknown_row
 
 
 def test_every_module_of_rows_is_joined_and_no_name_comes_twice(capsys: pytest.CaptureFixture[str]) -> None:
-    bench.main(["--list"])
-    names = capsys.readouterr().out.split()
-    assert names == list(bench.ROWS)
-    folder = Path(acosp_seg.__file__).parent
-    modules = [p.stem for p in folder.glob("bench_*.py") if not p.stem.endswith("_reference")]
-    joined = [getattr(bench, module).ROWS for module in modules]
-    assert sum(len(rows) for rows in joined) == len(names) > 5
+    check_rows(bench, capsys)
+    assert len(bench.ROWS) > 5
 
 
 def test_an_unknown_row_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as refused:
-        bench.main(["compact-segnte"])
-    assert refused.value.code == 2
-    assert "compact-segn" in capsys.readouterr().err
+    check_unknown_row(bench, capsys, "compact-segnte", "compact-segn")

@@ -67,6 +67,14 @@ def filled(model: nn.Module, case: Case) -> nn.Module:
     return model
 
 
+def check_norms(model: nn.Module, decay: float, eps: float) -> None:
+    """Batch normalisations follow as fast, and divide by as much, as the original's."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            assert module.momentum == pytest.approx(1 - decay)
+            assert module.eps == eps
+
+
 def off(got: Tensor | np.ndarray, expected: np.ndarray) -> float:
     """The largest difference as a share of the largest recorded value."""
     largest = max(np.abs(expected).max(), np.finfo(float).tiny)

@@ -14,6 +14,7 @@ from .recorded_classifiers import (
     cases,
     check_counts,
     check_evaluation,
+    check_norms,
     check_order_of_convolutions,
     check_training,
     filled,
@@ -32,10 +33,7 @@ def network(folder: Folder, case: Case) -> nn.Module:
             image_size=facts["image_size"],
         )
     )
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            assert module.momentum == pytest.approx(1 - folder.facts["bn_decay"][str(version)])
-            assert module.eps == folder.facts["bn_eps"]
+    check_norms(model, folder.facts["bn_decay"][str(version)], folder.facts["bn_eps"])
     return filled(model, case)
 
 
