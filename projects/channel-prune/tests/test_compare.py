@@ -91,7 +91,8 @@ def test_command_line_and_dry_run(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.tiny
 def test_statistics_of_the_full_network_are_there_before_they_are_measured_again(setting: Config) -> None:
     picture = example(setting, dist.start("cpu"))
-    batches = compare.Opened(setting).data.sampling_batches(32, 16, 0)
+    pictures = replace(setting.prune, nb_smpls=32, batch_size=16, seed=0)
+    batches = compare.Opened(setting).data.sampling_batches(pictures)
     full = dict(full_network(setting).named_buffers())
     for way in ("fixed", "faithful"):
         prune = replace(setting.prune, prune_ratio=0.0, **compare.WAYS[way])

@@ -1,6 +1,7 @@
 import itertools
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from channel_prune.config import Config, DataConfig, NetConfig, RunOptions
+from channel_prune.config import Config, DataConfig, NetConfig, PruneConfig, RunOptions
 from channel_prune.data import Data, Pictures, open_data
 from channel_prune.loading import load_network
 from channel_prune.preprocess import preprocess_of
@@ -145,20 +146,31 @@ def test_training_pictures_of_folders_change_at_random_and_stay_with_their_label
 
 def test_batches_to_choose_channels_on_are_drawn_once_and_are_enough(binary):
     data = open_data(config(binary))
-    batches = data.sampling_batches(20, 8, seed=5)
+    way = PruneConfig(nb_smpls=20, batch_size=8, seed=5)
+    batches = data.sampling_batches(way)
     assert [batch.shape for batch in batches] == [(8, 3, 32, 32)] * 3
-    assert all(map(torch.equal, batches, data.sampling_batches(20, 8, seed=5)))
-    assert not torch.equal(batches[0], data.sampling_batches(20, 8, seed=6)[0])
+    assert all(map(torch.equal, batches, data.sampling_batches(way)))
+    assert not torch.equal(batches[0], data.sampling_batches(replace(way, seed=6))[0])
     assert not torch.equal(batches[0], next(iter(data.loader("train")))[0])
-    assert (torch.cat(batches) == 0).any()  # padding: they are changed as in training
+
+
+def test_pictures_to_choose_channels_on_are_changed_at_random_where_that_is_wanted(binary):
+    data = open_data(config(binary))
+    way = PruneConfig(nb_smpls=50, batch_size=50, seed=5)
+    (plain,), (changed,) = (
+        data.sampling_batches(replace(way, sample_augmented=augmented)) for augmented in (False, True)
+    )
+    assert (changed == 0).any()
+    assert not (plain == 0).any()
+    assert data.splits["train"].training  # the next training is not touched
 
 
 def test_of_a_small_set_pictures_come_several_times(binary):
     data = open_data(config(binary))
-    many = data.sampling_batches(120, 32, seed=0)
+    many = data.sampling_batches(PruneConfig(nb_smpls=120, batch_size=32, seed=0))
     assert [len(batch) for batch in many] == [32] * 4
     assert not torch.equal(many[0], many[1])
-    whole = data.sampling_batches(60, 64, seed=0)
+    whole = data.sampling_batches(PruneConfig(nb_smpls=60, batch_size=64, seed=0))
     assert [len(batch) for batch in whole] == [50, 50]
 
 
@@ -270,7 +282,7 @@ def test_fake_pascal_voc_has_two_years_and_is_opened_as_the_real_one(tmp_path):
     assert targets["boxes"].shape == (*targets["labels"].shape, 4)
     assert [len(x) for x, _ in everything(data)] == [4, 2]
     assert sum(data.check()["train"]["counts"]) >= 4
-    assert [len(x) for x in data.sampling_batches(3, 2, seed=0)] == [2, 2]
+    assert [len(x) for x in data.sampling_batches(PruneConfig(nb_smpls=3, batch_size=2, seed=0))] == [2, 2]
 
 
 def test_the_embedded_detection_set_is_opened_without_a_folder(tmp_path, monkeypatch):

@@ -45,6 +45,7 @@ FAITHFUL = {
     "selection": "ista",
     "reconstruction": "adam",
     "sample_mode": "train",
+    "sample_augmented": True,
     "positions": "crops",
     "compensate_shortcut": False,
     "recalibrate": 0,
@@ -165,8 +166,7 @@ class Opened:
         network = full_network(self.cfg).to(self.device)
         picture = example(self.cfg, self.device)
         dense = count(network, picture).macs
-        sampled = self.data.sampling_batches(prune.nb_smpls, prune.batch_size, part.seed)
-        batches = [images.to(self.device) for images in sampled]
+        batches = [images.to(self.device) for images in self.data.sampling_batches(prune)]
         if part.method == "torch-pruning":
             small = by_torch_pruning(network, picture, batches, fraction_of_ours(network, picture, prune))
         else:

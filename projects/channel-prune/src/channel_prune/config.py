@@ -292,6 +292,8 @@ class PruneConfig:
     """How kernels are refitted: ``adam`` (the original's 100 steps), ``ridge`` (exact) or ``none``."""
     sample_mode: str = "eval"
     """Batch normalisation while layers are sampled: ``train`` (of the batch; the original) or ``eval``."""
+    sample_augmented: bool = False
+    """Layers are sampled on pictures changed at random as in training (the original), or as in evaluation."""
     positions: str = "scattered"
     """Output positions that are sampled: ``crops`` (the original: some at random, one for a whole batch),
     ``scattered`` (as many, each picture's own) or ``all``."""

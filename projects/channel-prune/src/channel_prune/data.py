@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from channel_prune.config import DETECTION, Config
+from channel_prune.config import DETECTION, Config, PruneConfig
 from channel_prune.detect.dataset import BACKGROUND, open_voc
 from channel_prune.fake import write_fake_data
 from channel_prune.preprocess import Preprocess, preprocess_of
@@ -46,6 +47,9 @@ Batch: TypeAlias = tuple[Tensor, Tensor]
 
 class Split(SizedDataset, Protocol):
     """One part of a data set: samples, and how a batch is made of them."""
+
+    training: bool
+    """Whether pictures are changed at random."""
 
     def collate(self, samples: list[Any], /) -> Any:
         """A batch of samples."""
@@ -195,13 +199,14 @@ class Data:
             pin_memory=True,
         )
 
-    def sampling_batches(self, nb_smpls: int, batch_size: int, seed: int) -> list[Tensor]:
-        """Training mini-batches on which channels are chosen: changed at random, drawn once.
+    def sampling_batches(self, prune: PruneConfig) -> list[Tensor]:
+        """Training pictures on which channels are chosen, drawn once.
 
         Args:
-            nb_smpls: least number of pictures in all; of a set with fewer, pictures come several times.
-            batch_size: B; of a set with fewer pictures, all of them are a batch.
-            seed: of the order and of the random changes; independent of the training's.
+            prune: ``nb_smpls`` is the least number of pictures in all; of a set with fewer, pictures come
+                several times. ``batch_size`` is B; of a set with fewer pictures, all of them are a batch.
+                ``sample_augmented`` says whether they are changed at random; ``seed`` is that of the order
+                and of the changes, independent of the training's.
 
         Returns:
             ceil(nb_smpls / B) tensors, (B, 3, S, S) float32.
@@ -209,12 +214,13 @@ class Data:
         Raises:
             UserError: the split is empty, or a file of it is missing or damaged.
         """
-        found = self._split("train")
+        found = copy(self._split("train"))
+        found.training = prune.sample_augmented
         loader = make_loader(
             found,
-            batch_size=min(batch_size, len(found)),
+            batch_size=min(prune.batch_size, len(found)),
             collate=found.collate,
-            seed=derive(seed, "sampling"),
+            seed=derive(prune.seed, "sampling"),
             shuffle=True,
             drop_last=True,
             workers=self.cfg.data.workers,
@@ -223,7 +229,7 @@ class Data:
         while True:
             for images, *_ in loader:
                 batches.append(images)
-                if len(batches) * loader.sampler.batch_size >= nb_smpls:
+                if len(batches) * loader.sampler.batch_size >= prune.nb_smpls:
                     return batches
             loader.sampler.set_epoch(loader.sampler.epoch + 1)
 

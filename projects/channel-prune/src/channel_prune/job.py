@@ -223,7 +223,7 @@ def sampling_batches(cfg: Config, data: Data, device: torch.device) -> list[Tens
     prune, world_size = cfg.prune, dist.world_size()
     if prune.positions == "crops" and not dist.is_main():
         return []
-    batches = data.sampling_batches(prune.nb_smpls, prune.batch_size, prune.seed)
+    batches = data.sampling_batches(prune)
     if prune.positions != "crops" and len(batches) >= world_size:
         batches = batches[dist.rank() :: world_size]
     return [batch.to(device) for batch in batches]

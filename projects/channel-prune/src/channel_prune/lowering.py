@@ -87,6 +87,7 @@ FAITHFUL: dict[str, Any] = {
     "selection": "ista",
     "reconstruction": "adam",
     "sample_mode": "train",
+    "sample_augmented": True,
     "positions": "crops",
     "compensate_shortcut": False,
     "recalibrate": 0,
