@@ -1,0 +1,1 @@
+"""ExpansionNet v2: captions from a Swin with static and dynamic expansion."""
