@@ -19,7 +19,7 @@ from smp_caption import steps, train
 from smp_caption.captioner import Captioner
 from smp_caption.config import Config, ModelConfig, OptimConfig, PruneConfig
 from smp_caption.data import open_data
-from smp_caption.evaluate import Evaluator, decode_options
+from smp_caption.evaluate import decode_options, make_evaluator
 from smp_caption.model import build
 from smp_caption.original import run_config
 from smp_caption.pruner import SupermaskPruner, mask_spec
@@ -127,7 +127,7 @@ def evaluation(run: Path, found: dict[str, Tensor]) -> None:
     captioner, cfg = Captioner.from_pretrained(run / "best"), run_config(run)
     data = open_data(cfg)
     loader = data.loader("test", captioner.tokenizer, rank=dist.rank(), world_size=dist.world_size())
-    evaluator = Evaluator(
+    evaluator = make_evaluator(
         "test",
         loader,
         data.references("test"),

@@ -19,7 +19,7 @@ from smp_caption import original
 from smp_caption.captioner import Captioner
 from smp_caption.config import Config
 from smp_caption.data import CaptionData
-from smp_caption.evaluate import Evaluator, decode_options
+from smp_caption.evaluate import decode_options, make_evaluator
 from smp_caption.pruner import SupermaskPruner
 
 SCORE = "val/CIDEr"
@@ -125,7 +125,7 @@ def end(cfg: Config, run: Run, data: CaptionData, folder: Path) -> dict[str, flo
     best = Captioner.from_pretrained(place, device=run.device)
     dense = best.pruned()
     dist.on_main(lambda: _export(cfg, run, best, dense))
-    evaluator = Evaluator(
+    evaluator = make_evaluator(
         "test",
         data.loader("test", best.tokenizer, rank=run.rank, world_size=run.world_size),
         data.references("test"),

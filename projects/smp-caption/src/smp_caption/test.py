@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from prunelab import dist
+from prunelab.caption.split import best_constant_caption
 from prunelab.config import to_plain, yaml_text
 from prunelab.errors import UserError, entry
 from prunelab.mask import draw_once
@@ -20,7 +21,7 @@ from smp_caption.captioner import Captioner
 from smp_caption.cli import parse_test
 from smp_caption.config import Config, QuirksConfig
 from smp_caption.data import open_data, open_records, references_of
-from smp_caption.evaluate import Evaluator, best_constant_caption, decode_options
+from smp_caption.evaluate import decode_options, make_evaluator
 from smp_caption.options import TestOptions
 
 
@@ -53,7 +54,7 @@ def test(options: TestOptions) -> dict[str, float]:
         data = open_data(cfg, folder / "fake_data")
         beams = options.beam_size or cfg.decode.beam_size_test
         faithful = cfg.quirks.original_decoding
-        evaluator = Evaluator(
+        evaluator = make_evaluator(
             options.split,
             data.loader(options.split, captioner.tokenizer, rank=dist.rank(), world_size=dist.world_size()),
             data.references(options.split),
@@ -71,7 +72,8 @@ def test(options: TestOptions) -> dict[str, float]:
         target = folder / f"{name}_beam_{beams}{suffix}"
         evaluator.write(target, int(captioner.notes.get("step", 0)))
         if dist.is_main():
-            _print(scores, evaluator, place, target)
+            title = f"{place}: {options.split}, {len(evaluator.predictions)} pictures, beam {beams}"
+            _print(title, scores, target)
         return scores
     finally:
         dist.stop()
@@ -144,10 +146,8 @@ def _round_to_half(captioner: Captioner, place: Path) -> None:
     captioner.model.load_original(state, str(target))
 
 
-def _print(scores: dict[str, float], evaluator: Evaluator, place: Path, target: Path) -> None:
+def _print(title: str, scores: dict[str, float], target: Path) -> None:
     columns = [name.partition("/")[2] for name in scores]
-    beams, count = evaluator.options.beam_size, len(evaluator.predictions)
-    title = f"{place}: {evaluator.name}, {count} pictures, beam {beams}"
     if scores:
         result_table(title, columns, [list(scores.values())]).print()
     print(f"captions and scores: {target}")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from prunelab import dist
+from prunelab.caption.split import best_constant_caption
 from prunelab.data.pictures import read_picture
 from prunelab.report import gallery, latency, result_table
 from prunelab.tour import begin_tour, end_tour
@@ -15,7 +16,6 @@ from prunelab.util import human_bytes, read_json, write_json
 from smp_caption.captioner import Captioner
 from smp_caption.config import Config
 from smp_caption.data import CaptionData, open_data
-from smp_caption.evaluate import best_constant_caption
 from smp_caption.finish import PACKED, PRUNED
 from smp_caption.lowering import TOUR_PRUNED, runs_root
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from prunelab import dist
+from prunelab.caption.split import Evaluator
 from prunelab.config import to_plain, yaml_text
 from prunelab.errors import UserError, entry
 from prunelab.mask import draw_once
@@ -24,10 +25,10 @@ from smp_caption.captioner import Captioner
 from smp_caption.cli import parse_train
 from smp_caption.config import Config
 from smp_caption.data import CaptionData, open_data
-from smp_caption.evaluate import Evaluator, decode_options
+from smp_caption.evaluate import decode_options, make_evaluator
 from smp_caption.extractor import Extractor, ShapeExtractor, has_extractor
 from smp_caption.lowering import as_begun, lower, run_folder
-from smp_caption.model import AVAILABLE, build
+from smp_caption.model import AVAILABLE, UpDown, build
 from smp_caption.original import load_weights
 from smp_caption.pruner import SupermaskPruner, crowded, mask_spec
 from smp_caption.tokenizer import RadixTokenizer, build_tokenizer
@@ -57,7 +58,7 @@ def train(cfg: Config) -> Path:
         if not run.resumed:
             finish.begin(cfg, run, captioner, data, job.optimizer, max_step)
         captioner.model.train()
-        evaluator = make_evaluator("val", cfg, data, captioner, run)
+        evaluator = val_evaluator(cfg, data, captioner, run)
         every = f"{cfg.run.save_checkpoint_every} steps"
         for epoch in run.epochs(cfg.optim.max_epochs):
             for step, batch in run.steps(loader):
@@ -171,15 +172,17 @@ def _tokenizer(cfg: Config, folder: Path, data: CaptionData, start: Path | None)
     )
 
 
-def make_evaluator(split: str, cfg: Config, data: CaptionData, captioner: Captioner, run: Run) -> Evaluator:
-    """The evaluator of a split with the beams that the configuration names for it."""
-    beams = cfg.decode.beam_size_val if split == "val" else cfg.decode.beam_size_test
-    return Evaluator(
-        split,
-        data.loader(split, captioner.tokenizer, rank=run.rank, world_size=run.world_size),
-        data.references(split),
+def val_evaluator(cfg: Config, data: CaptionData, captioner: Captioner, run: Run) -> Evaluator[UpDown]:
+    """The evaluator of the validation split."""
+    options = decode_options(
+        captioner.config, cfg.decode, cfg.decode.beam_size_val, original=cfg.quirks.original_decoding
+    )
+    return make_evaluator(
+        "val",
+        data.loader("val", captioner.tokenizer, rank=run.rank, world_size=run.world_size),
+        data.references("val"),
         captioner.tokenizer,
-        decode_options(captioner.config, cfg.decode, beams, original=cfg.quirks.original_decoding),
+        options,
         device=run.device,
     )
 
@@ -189,7 +192,7 @@ def to_device(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
     return {k: v.to(device, non_blocking=True) if torch.is_tensor(v) else v for k, v in batch.items()}
 
 
-def validate(cfg: Config, run: Run, captioner: Captioner, evaluator: Evaluator, job: Job) -> None:
+def validate(cfg: Config, run: Run, captioner: Captioner, evaluator: Evaluator[UpDown], job: Job) -> None:
     """Score the validation pictures and save; the best CIDEr counts only once the sparsity is on target."""
     model, pruner = captioner.model, job.pruner
     with run.evaluating(model), draw_once(model):
@@ -198,7 +201,7 @@ def validate(cfg: Config, run: Run, captioner: Captioner, evaluator: Evaluator, 
         run.report(pruner.scalars(), tell=["prune/sparsity/all"])
         for name in crowded(pruner.masks):
             finish.warn(cfg, run, f"{name} prunes more than 99.9 % of its weights")
-    evaluator.write(run.cfg.dir / f"val_beam_{evaluator.options.beam_size}", run.step)
+    evaluator.write(run.cfg.dir / f"val_beam_{cfg.decode.beam_size_val}", run.step)
     best = run.is_best(finish.SCORE, scores[finish.SCORE], allowed=pruner is None or pruner.on_target())
     finish.keep(cfg, run, captioner, job.optimizer, pruner, best=best)
     note = {"step": run.step, "scores": scores}
