@@ -254,6 +254,38 @@ def test_a_run_may_start_from_the_checkpoint_of_another(tmp_path, capsys):
     assert run.step == 10
 
 
+@pytest.mark.parametrize("halt", [None, 9])
+def test_a_run_may_count_on_from_the_checkpoint_of_another_program(tmp_path, halt):
+    def count_on(resume, halt=None):
+        made = []
+        with Run(config(tmp_path, resume=resume)) as run:
+            toy = Toy()
+            sampler = EpochSampler(5, 1, seed=0, shuffle=True, drop_last=True)
+            run.track(**toy.objects, sampler=sampler)
+            if not run.resumed:
+                run.begin_at(step=8, updates=4, epoch=1, position=3)
+                sampler.set_epoch(1)
+                sampler.position = 3
+            for epoch in run.epochs(3):
+                for step, [key] in run.steps(sampler):
+                    toy.step(toy.batches[key.sample])
+                    run.updated()
+                    made.append((epoch, step, sampler.position, run.updates))
+                    run.save()
+                    if step == halt:
+                        raise Halt
+        return made
+
+    if halt is not None:
+        with pytest.raises(Halt):
+            count_on(resume=False, halt=halt)
+    assert count_on(resume=halt is not None) == [
+        *([] if halt else [(1, 9, 4, 5)]),
+        (1, 10, 5, 6),
+        *((2, 10 + place, place, 6 + place) for place in range(1, 6)),
+    ]
+
+
 def test_more_epochs_than_before_go_on_and_the_same_number_does_not(tmp_path):
     _, expected, _ = train(config(tmp_path / "whole"), epochs=3)
     train(config(tmp_path / "grown"))

@@ -305,6 +305,11 @@ class Run(AbstractContextManager["Run"]):
         self.save()
         self.say(f"stopped by {self._border.reason} after step {self.step}; a checkpoint is written")
 
+    def begin_at(self, *, step: int, updates: int, epoch: int, position: int) -> None:
+        """Count on from another program's checkpoint: in a run that was not resumed, before its loop."""
+        self._count.load_state_dict({"step": step, "updates": updates, "epoch": epoch, "position": position})
+        self._dirty = True
+
     def updated(self) -> None:
         """Count one update of the optimizer."""
         self._count.updates += 1
