@@ -1,0 +1,48 @@
+"""Attention of the words to the visual tokens.
+
+# B batch, L words, S visual tokens, D width, H heads
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+HIDDEN = -1e4
+"""Score of what is not visible, as in the original: a row that sees nothing is an even average."""
+
+
+class CrossAttention(nn.Module):
+    """Multi-head attention with four projections and without dropout on its weights."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.Wq = nn.Linear(dim, dim)
+        self.Wk = nn.Linear(dim, dim)
+        self.Wv = nn.Linear(dim, dim)
+        self.out_linear = nn.Linear(dim, dim)
+
+    def split(self, x: Tensor) -> Tensor:
+        """(B, L, D) to heads (B, H, L, D/H), which are consecutive slices of the width."""
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+    def forward(self, query: Tensor, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Mix visual tokens for each word.
+
+        Args:
+            query: words (B, L, D).
+            tokens: visual tokens (B, S, D), both keys and values.
+            mask: boolean, broadcastable to (B, L, S), True where visible; None: all.
+
+        Returns:
+            (B, L, D).
+        """
+        q, k, v = self.split(self.Wq(query)), self.split(self.Wk(tokens)), self.split(self.Wv(tokens))
+        scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])  # (B, H, L, S)
+        if mask is not None:
+            scores = scores.masked_fill(~mask[:, None], HIDDEN)
+        mixed = torch.softmax(scores, dim=-1) @ v  # (B, H, L, D/H)
+        return self.out_linear(mixed.transpose(1, 2).flatten(2))  # (B, L, H, D/H) to (B, L, D)
