@@ -1,33 +1,201 @@
-"""The command lines: what was typed, as plain data. A flag that was not typed is not in it."""
+"""The command lines: the original's flags, ours beside them, and what was typed as plain data.
+
+Unique prefixes of the original's flags work, as ``--warmup`` does; ours are typed in full. A parser here
+knows no default: it tells what was typed, and `expansionnet.lowering` knows the rest.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import fields
+from typing import Any, get_type_hints
 
-from expansionnet.config import FIELDS, PRESETS
-from prunelab.doors import Flags, add_flags, add_own_flags, command_parser, field_docs, typed_flags
+from expansionnet import config
+from expansionnet.lowering import FIELDS, MODEL_SIZES, SWIN, Raw
+from expansionnet.options import (
+    DTYPES,
+    EXPORT_FORMATS,
+    ConvertOptions,
+    DemoOptions,
+    EngineOptions,
+    ExportOptions,
+    GenerateOptions,
+    TestOptions,
+)
+from prunelab.doors import (
+    Flags,
+    Parser,
+    add_flags,
+    add_own_flags,
+    bracket_list,
+    command_parser,
+    csv,
+    field_docs,
+    none_word,
+    typed_flags,
+    typed_options,
+    word_bool,
+)
 
-ORIGINAL: Flags = {"learning_rate": float, "batch_size": int, "epochs": int, "width": int}
-"""The original's flags of training: `--learning_rate`."""
-OWN: Flags = {"seed": int, "max_steps": int, "resume": bool, "preset": PRESETS}
-"""Ours: `--max-steps`."""
-SHARED: Flags = {"output": str, "device": str, "dry_run": bool}
-"""Ours, of all commands."""
+_SIZES: Flags = {"model_dim": int, "N_enc": int, "N_dec": int}
+ORIGINAL: Flags = {
+    **_SIZES,
+    "enc_drop": float,
+    "dec_drop": float,
+    "enc_input_drop": float,
+    "dec_input_drop": float,
+    "drop_other": float,
+    "optim_type": config.OPTIMIZERS,
+    "sched_type": config.SCHEDULES,
+    "lr": float,
+    "min_lr": float,
+    "warmup_iters": int,
+    "anneal_coeff": float,
+    "anneal_every_epoch": float,
+    "batch_size": int,
+    "num_accum": int,
+    "num_gpus": int,
+    "ddp_sync_port": int,
+    "save_path": str,
+    "save_every_minutes": float,
+    "how_many_checkpoints": int,
+    "print_every_iter": int,
+    "eval_every_iter": int,
+    "eval_parallel_batch_size": int,
+    "eval_beam_sizes": bracket_list(int),
+    "reinforce": word_bool,
+    "scst_max_len": int,
+    "num_epochs": int,
+    "captions_path": str,
+    "partial_load": word_bool,
+    "backbone_save_path": str,
+    "body_save_path": str,
+    "is_end_to_end": word_bool,
+    "images_path": str,
+    "preproc_images_hdf5_filepath": none_word(),
+    "features_path": str,
+    "seed": int,
+}
+"""The original's flags of ``train``."""
+_TEST: Flags = {
+    **_SIZES,
+    "show_predictions": word_bool,
+    "is_end_to_end": word_bool,
+    "is_ensemble": word_bool,
+    "num_gpus": int,
+    "ddp_sync_port": int,
+    "save_model_path": str,
+    "eval_parallel_batch_size": int,
+    "eval_beam_sizes": bracket_list(int),
+    "images_path": str,
+    "preproc_images_hdf5_filepath": none_word(),
+    "features_path": str,
+    "captions_path": str,
+}
+_CHOICES: Flags = {
+    "dataset": config.DATASETS,
+    "baseline": config.BASELINES,
+    "scoring": config.SCORING,
+    "sample_mode": ("train", "eval"),
+    "preset": config.PRESETS,
+    "amp": config.AMP,
+    "format": EXPORT_FORMATS,
+    **dict.fromkeys(("resume", "compile", "channels_last", "dry_run", "print_config"), bool),
+    **dict.fromkeys(("tour", "fake_data", "random_weights", "constant"), bool),
+}
+"""Flags of ours that are not read by the type of their field."""
 
 
-def parse(command: str, argv: Sequence[str] | None = None) -> dict[str, Any]:
-    """Read the arguments of `train`, `test` or `demo`.
+def _kind(name: str, hint: Any) -> Any:
+    """What the flag of a field takes."""
+    known: dict[Any, Any] = {
+        int: int,
+        float: float,
+        bool: word_bool,
+        str: str,
+        int | None: none_word(int),
+        str | None: none_word(),
+        tuple[int, ...]: bracket_list(int),
+        tuple[str, ...]: csv(),
+    }
+    return _CHOICES[name] if name in _CHOICES else known[hint]
+
+
+def _flags(cls: type, skip: Sequence[str] = ()) -> Flags:
+    """A flag of ours for every field of a dataclass, but for some and for groups."""
+    hints = get_type_hints(cls)
+    return {
+        f.name: _kind(f.name, hints[f.name]) for f in fields(cls) if f.name not in (*skip, "swin", "typed")
+    }
+
+
+MODEL = _flags(config.ModelConfig, [*ORIGINAL, "is_end_to_end"])
+"""Sizes of the model that the original has no flag for."""
+BACKBONE: Flags = {f"{SWIN}{name}": kind for name, kind in _flags(config.SwinConfig).items()}
+"""Sizes of the backbone."""
+OWN: Flags = {
+    name: kind for cls in FIELDS.groups.values() for name, kind in _flags(cls, [*ORIGINAL, *MODEL]).items()
+}
+"""Flags of ours for all other fields of a configuration."""
+
+
+def _docs(*classes: type, **defaults: Any) -> dict[str, str]:
+    """Help for flags: the docstrings of fields."""
+    found = {f"{SWIN}{name}": f"backbone: {text}" for name, text in field_docs(config.SwinConfig).items()}
+    for cls in classes:
+        found |= field_docs(cls, defaults)
+    return found | {"print_config": "print the configuration as YAML and stop"}
+
+
+def _parser(command: str, summary: str) -> Parser:
+    return command_parser("expansionnet", command, summary)
+
+
+def parse_train(argv: Sequence[str] | None = None) -> Raw:
+    """Read the command line of ``train``.
 
     Raises:
-        UserError: an unknown flag or a value that does not fit.
+        UserError: an unknown flag, or a value that a flag does not take.
     """
-    parser = command_parser(
-        "expansionnet", command, "ExpansionNet v2: captions from a Swin with static and dynamic expansion"
+    parser = _parser("train", "train a captioner, a phase at a time; alone: the tour on generated pictures")
+    docs = _docs(*FIELDS.groups.values(), preset="faithful")
+    add_flags(parser, ORIGINAL, docs)
+    add_own_flags(parser, {**OWN, "print_config": bool}, docs)
+    sizes = "sizes that are not typed: the paper's, or small ones for tests"
+    parser.add_own_argument("--model-size", choices=tuple(MODEL_SIZES), help=sizes)
+    add_own_flags(parser, {**MODEL, **BACKBONE}, docs)
+    typed = typed_flags(parser, argv)
+    return Raw(print_config=typed.pop("print_config", False), typed=typed)
+
+
+def _split(cls: type, typed: dict[str, Any]) -> dict[str, Any]:
+    """What was typed as arguments of a dataclass; what is no field of it goes to its field ``typed``."""
+    names = {f.name for f in fields(cls)}
+    rest = {name: value for name, value in typed.items() if name not in names}
+    add_flags(parser, dict.fromkeys(names, str), names)
+    tests: Flags = {"onnx_runtime_test": word_bool, "onnx_tensorrt_test": word_bool, "max_worker_size": int}
+    add_flags(
+        parser,
+        {"onnx_simplify": word_bool, **tests, "onnx_opset": int},
+        docs | dict.fromkeys(tests, not_needed),
     )
-    docs = {name: doc for group in FIELDS.groups.values() for name, doc in field_docs(group).items()}
-    docs["dry_run"] = "print the config and stop"
-    training = command == "train"
-    add_flags(parser, ORIGINAL if training else {}, docs)
-    add_own_flags(parser, SHARED | (OWN if training else {}), docs)
-    return typed_flags(parser, argv)
+    add_own_flags(parser, {"dry_run": bool}, docs)
+    add_own_flags(parser, {**_but(MODEL, {"max_seq_len": int}), **BACKBONE}, docs)
+    typed = {name: value for name, value in typed_flags(parser, argv).items() if name not in tests}
+    pictures = tuple(typed.pop(name) for name in ("image_path_1", "image_path_2") if name in typed)
+    model = typed.pop("load_model_path", "./rf_model.pth")
+    output = typed.pop("output_onnx_path", "./rf_model.onnx")
+    return ExportOptions(model=model, output=output, pictures=pictures, **_split(ExportOptions, typed))
+
+
+def parse_onnx2tensorrt(argv: Sequence[str] | None = None) -> EngineOptions:
+    """Read the command line of the original's ``onnx2tensorrt.py``.
+
+    Raises:
+        UserError: see `parse_train`.
+    """
+    parser = _parser("onnx2tensorrt", "build TensorRT engines from exported ONNX files")
+    docs = _docs(EngineOptions)
+    add_flags(parser, {"onnx_path": str, "engine_path": str, "data_type": DTYPES}, docs)
+    add_own_flags(parser, {"max_batch_size": int, "dry_run": bool}, docs)
+    return typed_options(EngineOptions, parser, argv)
