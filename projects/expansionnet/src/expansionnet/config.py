@@ -329,6 +329,9 @@ class QuirkConfig:
     first_step_alone: bool = False
     """Updates happen after micro-batches 1, 1 + num_accum, 1 + 2 num_accum, ..., and what is left at the end
     is dropped; else after every num_accum, and after the last."""
+    mean_of_means: bool = False
+    """Of several processes, each divides its loss by its own number of words (or samples); else by the number
+    of all, so that every word counts alike."""
     drop_last_word: bool = False
     """Evaluation drops a caption's last word also where the length limit cut it off; else only the end."""
     start_in_validation_loss: bool = False
