@@ -1,29 +1,225 @@
-"""The paper's equations.
+"""One micro-batch of training: cross entropy, self-critical training, and when weights are updated.
 
 | symbol | meaning | equation | shape |
 |---|---|---|---|
-| x | points | | (B, 2) |
-| y | classes | | (B,) |
-| L | cross-entropy | | () |
+| x | visual tokens, or pictures | | (B, S, F) |
+| Y | words of captions, SOS to EOS, padded (``tokens``) | | (B, T) |
+| e | label smoothing | | |
+| q | target: 1 - e on the word that follows, e / (V - 1) on every other | | (V) |
+| L_xe | cross entropy | sum over words of KL(q ‖ p(. given Y before it, x)) / number of words | () |
+| w | samples of a picture, drawn word by word | w_t ~ p(. given w before t, x) | (B, K, L) |
+| r | reward: CIDEr-D of a sample against the picture's captions | | (B, K) |
+| b | baseline ``average``: the picture's other samples | (sum_k r - r) / (K - 1) | (B, K) |
+| | baseline ``greedy``: r of the likeliest words | | (B, 1) |
+| L_scst | self-critical loss | mean over B, K of (r - b) sum_t -log p(w_t) | () |
+| it | number of the micro-batch, from 0 | | |
+| n | micro-batches whose gradients are summed (``num_accum``) | | |
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
 import torch
-from torch import Tensor
-from torch.nn import functional as F
+from torch import Tensor, distributed, nn
+from torch.optim import Adam, Optimizer
 
-from expansionnet.model.network import Network
-from prunelab.optim import guarded_step
+from expansionnet.config import Config, OptimConfig
+from expansionnet.loss import smoothed_cross_entropy
+from expansionnet.model import ExpansionNet
+from expansionnet.radam import RAdam
+from expansionnet.reward import Reward, average_baseline
+from expansionnet.scst import (
+    Draw,
+    Samples,
+    behind_end,
+    draw_one,
+    greedy,
+    sample,
+    sample_with_gradients,
+    score,
+)
+from expansionnet.vocabulary import Vocabulary
+from prunelab import dist
+from prunelab.errors import UserError
+from prunelab.optim import Schedule, guarded_step
+from prunelab.tracked import evaluating
+
+BASE_LR = 1.0
+"""Learning rate that optimisers are made with; the schedule sets the real one."""
+BETAS, EPSILON = (0.9, 0.98), 1e-9
+"""Of ``radam``; ``adam`` has its usual ones."""
 
 
-def train_step(
-    model: Network, optimizer: torch.optim.Optimizer, batch: tuple[Tensor, Tensor]
-) -> dict[str, Tensor]:
-    """One step on one batch, already on the model's device; returns what is logged."""
-    x, y = batch
-    optimizer.zero_grad()
-    L = F.cross_entropy(model(x), y)
-    L.backward()
-    guarded_step(optimizer, model.parameters())
-    return {"loss": L.detach()}
+@dataclass(frozen=True, kw_only=True)
+class Loss:
+    """What a micro-batch costs."""
+
+    value: Tensor
+    """() With gradients."""
+    logs: dict[str, Tensor | float]
+    """Figures to log, without gradients; tensors are not read here."""
+
+
+def make_optimizer(model: nn.Module, cfg: OptimConfig) -> Optimizer:
+    """The optimiser of all parameters, in the order of their registration (that of checkpoints)."""
+    match cfg.optim_type:
+        case "adam":
+            return Adam(model.parameters(), lr=BASE_LR)
+        case "radam":
+            return RAdam(model.parameters(), lr=BASE_LR, betas=BETAS, eps=EPSILON)
+        case other:
+            raise UserError(f"optim_type is {other!r}, which no optimiser is built for")
+
+
+def xe_step(model: ExpansionNet, batch: Mapping[str, Any], cfg: Config, vocabulary: Vocabulary) -> Loss:
+    """L_xe of a batch.
+
+    Args:
+        model: in training mode.
+        batch: ``x``, ``pads``, ``tokens``, ``token_pads``, on the model's device.
+        cfg: the run's configuration.
+        vocabulary: knows the padding's id.
+    """
+    tokens = batch["tokens"]
+    with _autocast(tokens.device, cfg):
+        # The pads are those of all T columns, so that EOS is no visible input of any caption.
+        logits = model(batch["x"], tokens[:, :-1], batch["pads"], batch["token_pads"])
+    targets = tokens[:, 1:]
+    total = smoothed_cross_entropy(
+        logits,
+        targets,
+        pad=vocabulary.pad,
+        smoothing=cfg.optim.label_smoothing,
+        mean=False,
+        overwrite=True,
+    )
+    loss = total / _shared((targets != vocabulary.pad).sum(), cfg)
+    return Loss(value=loss, logs={"train/loss": loss.detach()})
+
+
+def scst_step(
+    model: ExpansionNet,
+    batch: Mapping[str, Any],
+    cfg: Config,
+    vocabulary: Vocabulary,
+    reward: Reward,
+    *,
+    draw: Draw = draw_one,
+) -> Loss:
+    """L_scst of a batch.
+
+    Args:
+        model: in training mode.
+        batch: ``x``, ``pads`` on the model's device, and ``indices`` of the pictures in the training split.
+        cfg: the run's configuration.
+        vocabulary: words of the ids.
+        reward: of this training split.
+        draw: chooses the words of samples; the default takes torch's own random numbers.
+    """
+    x, pads = batch["x"], batch["pads"]
+    with _autocast(x.device, cfg):
+        samples = _samples(model, x, pads, cfg, vocabulary, draw)
+        plain = greedy(model, x, pads, vocabulary, cfg.scst.scst_max_len) if _is_greedy(cfg) else None
+    r = reward.of_tokens(samples.tokens, batch["indices"], vocabulary.words, vocabulary.eos)
+    if plain is None:
+        b = average_baseline(r)
+    else:
+        b = reward.of_tokens(plain, batch["indices"], vocabulary.words, vocabulary.eos).expand_as(r)
+    advantage = (r - b).to(samples.log_probs.device)  # (B, K) float64, and so is the loss
+    total = (advantage * -samples.log_probs.sum(dim=-1)).sum()
+    loss = total / _shared(torch.tensor(r.numel(), device=total.device), cfg)
+    counted = ~behind_end(samples.tokens, vocabulary.eos)
+    logs: dict[str, Tensor | float] = {
+        "train/loss": loss.detach(),
+        "train/reward": float(r.mean()),
+        "train/baseline": float(b.mean()),
+        "train/sample_length": counted.sum(dim=-1).double().mean(),
+        "train/ended": (samples.tokens == vocabulary.eos).any(dim=-1).double().mean(),
+    }
+    return Loss(value=loss, logs=logs)
+
+
+def _samples(
+    model: ExpansionNet, x: Tensor, pads: Tensor | None, cfg: Config, vocabulary: Vocabulary, draw: Draw
+) -> Samples:
+    """Draw w and get log p(w), the way that ``scoring`` names."""
+    scst = cfg.scst
+    with evaluating(model) if scst.sample_mode == "eval" else nullcontext():
+        if scst.scoring == "original":
+            return sample_with_gradients(model, x, pads, vocabulary, scst, draw=draw)
+        tokens = sample(model, x, pads, vocabulary, scst, draw=draw)
+    return score(model, x, pads, tokens, vocabulary)
+
+
+def _is_greedy(cfg: Config) -> bool:
+    return cfg.scst.baseline == "greedy"
+
+
+def _autocast(device: torch.device, cfg: Config) -> AbstractContextManager[Any]:
+    return torch.autocast(device.type, torch.bfloat16, enabled=cfg.run.amp == "bf16")
+
+
+def _shared(count: Tensor, cfg: Config) -> Tensor:
+    """What this process divides its sum by, so that the mean over the processes' losses is the batch's loss.
+
+    Under the quirk that is its own count; else the mean count of a process.
+    """
+    if cfg.quirks.mean_of_means or dist.world_size() == 1:
+        return count
+    total = count.double()
+    distributed.all_reduce(total)
+    return total / dist.world_size()
+
+
+class Updates:
+    """Sums gradients over micro-batches and decides after which of them weights are updated.
+
+    Gradients are summed, not averaged: the recipes' learning rates were chosen so.
+
+    Args:
+        optimizer: from `make_optimizer`.
+        schedule: from `expansionnet.schedules.make_schedule`; it counts micro-batches.
+        cfg: the run's configuration.
+        total: micro-batches of the whole training.
+    """
+
+    def __init__(self, optimizer: Optimizer, schedule: Schedule, cfg: Config, total: int) -> None:
+        self.optimizer = optimizer
+        self.schedule = schedule
+        self.num_accum = cfg.optim.num_accum
+        self.first_step_alone = cfg.quirks.first_step_alone
+        self.total = total
+
+    def due(self, it: int) -> bool:
+        """Whether weights are updated after micro-batch ``it`` (from 0).
+
+        The original updates after the first one alone, then after every n, and drops the rest at the end.
+        """
+        if self.first_step_alone:
+            return it % self.num_accum == 0
+        return (it + 1) % self.num_accum == 0 or it + 1 == self.total
+
+    def backward(self, loss: Tensor, it: int) -> dict[str, float]:
+        """Set the micro-batch's learning rate, add its gradients, and update the weights if it is time.
+
+        Args:
+            loss: of this micro-batch, with gradients.
+            it: its number, from 0.
+
+        Returns:
+            Figures to log: the learning rate, and the gradients' norm where weights were updated.
+
+        Raises:
+            UserError: a gradient is not finite (nothing is changed then).
+        """
+        logs = {"train/learning_rate": self.schedule.step()}
+        loss.backward()
+        if self.due(it):
+            parameters = [param for group in self.optimizer.param_groups for param in group["params"]]
+            logs["train/gradient_norm"] = guarded_step(self.optimizer, parameters).norm
+            self.optimizer.zero_grad(set_to_none=True)
+        return logs
