@@ -9,12 +9,13 @@ import pytest
 
 
 def check_rows(bench: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
-    """``bench`` joins the rows of every module ``bench_*`` beside it, and no name comes twice."""
+    """``bench`` joins the rows of each module ``bench_*`` beside it or in ``benches``; no name comes twice."""
     bench.main(["--list"])
     names = capsys.readouterr().out.split()
     assert names == list(bench.ROWS)
     folder = Path(str(bench.__file__)).parent
-    modules = [path.stem for path in folder.glob("bench_*.py") if not path.stem.endswith("_reference")]
+    files = [*folder.glob("bench_*.py"), *folder.glob("benches/[!_]*.py")]
+    modules = [path.stem for path in files if not path.stem.endswith("_reference")]
     joined = [getattr(bench, module).ROWS for module in modules]
     assert joined
     assert sum(len(rows) for rows in joined) == len(names)
