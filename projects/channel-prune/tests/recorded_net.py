@@ -112,7 +112,7 @@ class RecordedDraws:
         self._layer = 0
 
     def begin(self, layer: int) -> None:
-        """See `channel_prune.draws.Draws`."""
+        """See `channel_prune.choosing.draws.Draws`."""
         self._layer = layer
 
     def position(self, size: int) -> int:

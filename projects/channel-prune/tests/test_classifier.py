@@ -11,9 +11,9 @@ from PIL import Image
 
 from channel_prune.classifier import Classifier
 from channel_prune.config import NetConfig
+from channel_prune.files.saved import Saved
 from channel_prune.model import build
 from channel_prune.preprocess import Preprocess
-from channel_prune.saved import Saved
 from channel_prune.slim import masked
 from prunelab.errors import UserError
 

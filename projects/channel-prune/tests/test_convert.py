@@ -13,10 +13,10 @@ from PIL import Image
 from channel_prune import convert
 from channel_prune.classifier import Classifier
 from channel_prune.config import NetConfig
+from channel_prune.files.original import write_original
+from channel_prune.files.saved import Saved
 from channel_prune.model import build
 from channel_prune.model.names import to_original
-from channel_prune.original import write_original
-from channel_prune.saved import Saved
 from prunelab.data import cifar
 from prunelab.errors import UserError
 from prunelab.surgery import shrink

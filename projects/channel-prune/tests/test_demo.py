@@ -13,10 +13,10 @@ from channel_prune.classifier import Classifier
 from channel_prune.cli import parse_demo
 from channel_prune.config import Config, NetConfig
 from channel_prune.detector import Detector
+from channel_prune.files.saved import Saved
 from channel_prune.lowering import lower_values
 from channel_prune.model import build
 from channel_prune.preprocess import preprocess_of
-from channel_prune.saved import Saved
 from prunelab.errors import UserError
 from testing.mistakes import Fails
 

@@ -12,9 +12,9 @@ from PIL import Image
 from channel_prune.config import Config, DataConfig, DetectConfig, NetConfig
 from channel_prune.detector import Detector
 from channel_prune.draw import distinct_colours, draw_detections
+from channel_prune.files.saved import Saved
 from channel_prune.model import build
 from channel_prune.preprocess import preprocess_of
-from channel_prune.saved import Saved
 from prunelab.data.synthetic.shapes import make_picture
 from prunelab.errors import UserError
 

@@ -12,11 +12,11 @@ from torch import nn
 from channel_prune.classifier import Classifier
 from channel_prune.config import NetConfig
 from channel_prune.export import SOFTMAX, example_of, export, main, slimmed, times
-from channel_prune.loading import load_network
+from channel_prune.files.loading import load_network
+from channel_prune.files.saved import Saved
 from channel_prune.model import build
 from channel_prune.options import ExportOptions
 from channel_prune.preprocess import Preprocess
-from channel_prune.saved import Saved
 from channel_prune.slim import masked, slim
 from prunelab.errors import UserError
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from channel_prune import lasso
-from channel_prune.gram import Gram
-from channel_prune.regression import adam, ridge
+from channel_prune.choosing import lasso
+from channel_prune.choosing.gram import Gram
+from channel_prune.choosing.regression import adam, ridge
 from testing.parity import Folder, of_kind
 
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from channel_prune.choose import Choice, choose
-from channel_prune.choose_rows import Rows, sampling_mode
-from channel_prune.masks import Masks
+from channel_prune.choosing.choose import Choice, choose
+from channel_prune.choosing.masks import Masks
+from channel_prune.choosing.prunable import prunable
+from channel_prune.choosing.rows import Rows, sampling_mode
 from channel_prune.model.names import to_torch
-from channel_prune.prunable import prunable
 from testing.parity import Folder, of_kind
 
 from .recorded_net import RecordedDraws, RecordedNet, pictures, prune_config, recorded_net

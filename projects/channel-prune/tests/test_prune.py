@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from channel_prune import prune
-from channel_prune.loading import load_network
+from channel_prune.files.loading import load_network
 from channel_prune.lowering import lower_values
 from channel_prune.model import build
 from prunelab.data.synthetic.shape_classes import write_classes

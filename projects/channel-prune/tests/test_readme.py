@@ -16,10 +16,10 @@ from PIL import Image
 from torch import nn
 
 from channel_prune.config import QuirkConfig
+from channel_prune.files.saved import Saved
 from channel_prune.lowering import FAITHFUL, lower_values
 from channel_prune.model import build
 from channel_prune.preprocess import preprocess_of
-from channel_prune.saved import Saved
 
 from .commands import LAUNCHERS, PROJECT, UV, Documented
 

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from channel_prune.choosing.masks import Masks
+from channel_prune.choosing.prunable import prunable
 from channel_prune.config import NetConfig
-from channel_prune.masks import Masks
 from channel_prune.model import build
-from channel_prune.prunable import prunable
 from channel_prune.slim import masked, slim
 from prunelab.errors import UserError
 

@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from channel_prune import steps
+from channel_prune.choosing.masks import Masks
+from channel_prune.choosing.prunable import prunable
 from channel_prune.config import DistillConfig, OptimConfig
 from channel_prune.distill import distillation_loss
-from channel_prune.masks import Masks
-from channel_prune.prunable import prunable
 from prunelab.errors import UserError
 
 OPTIM = OptimConfig(lrn_rate_init=0.1, momentum=0.9, loss_w_dcy=0.01)

@@ -12,7 +12,7 @@ import torch
 
 from channel_prune import test as entry
 from channel_prune import train
-from channel_prune.loading import load_network
+from channel_prune.files.loading import load_network
 from channel_prune.lowering import lower_values
 from channel_prune.model.names import to_original
 from prunelab.util import read_json

@@ -11,7 +11,7 @@ import yaml
 from safetensors.torch import load_file
 
 from channel_prune import train
-from channel_prune.loading import load_network
+from channel_prune.files.loading import load_network
 from channel_prune.lowering import lower_values
 from channel_prune.schedule import learning_rate
 from prunelab.hub import load_model_folder

@@ -14,14 +14,14 @@ from torch import Tensor, nn
 
 from channel_prune import steps, train
 from channel_prune import test as evaluation
-from channel_prune.choose import choose
+from channel_prune.choosing.choose import choose
+from channel_prune.choosing.masks import Masks
+from channel_prune.choosing.prunable import prunable
 from channel_prune.config import NetConfig, OptimConfig, PruneConfig
 from channel_prune.data import open_data
-from channel_prune.loading import load_network
+from channel_prune.files.loading import load_network
 from channel_prune.lowering import lower_values
-from channel_prune.masks import Masks
 from channel_prune.model import build
-from channel_prune.prunable import prunable
 from prunelab import dist, syncnorm
 
 BATCH, STEPS, SAMPLED = 8, 4, 4

@@ -39,7 +39,7 @@ def load(path: str | Path, *, net: str = "", device: str = "cpu") -> Classifier 
     Raises:
         prunelab.errors.UserError: nothing is there, or no network that is known.
     """
-    from channel_prune.loading import load as load_any
+    from channel_prune.files.loading import load as load_any
 
     return load_any(path, net=net, device=device)
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import prunelab.bench
-from channel_prune import bench_choose, bench_data, bench_slim
+from channel_prune.benches import choose, data, slim
 from prunelab.bench import Result
 from prunelab.errors import entry
 
 ROWS: dict[str, Callable[[], Result | list[Result]]] = {
-    **bench_choose.ROWS,
-    **bench_slim.ROWS,
-    **bench_data.ROWS,
+    **choose.ROWS,
+    **slim.ROWS,
+    **data.ROWS,
 }
 
 

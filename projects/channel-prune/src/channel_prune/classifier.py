@@ -19,9 +19,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from channel_prune.masks import Masks
-from channel_prune.prunable import prunable
-from channel_prune.saved import Saved
+from channel_prune.choosing.masks import Masks
+from channel_prune.choosing.prunable import prunable
+from channel_prune.files.saved import Saved
 from channel_prune.slim import slim
 from prunelab.data.pictures import Picture, pixels
 from prunelab.errors import UserError
@@ -111,7 +111,7 @@ class Classifier:
         """Write the network, what is needed to use it, and a model card into a folder.
 
         Raises:
-            UserError: see `channel_prune.saved.Saved.save`.
+            UserError: see `channel_prune.files.saved.Saved.save`.
         """
         return self.saved.save(folder)
 
@@ -120,6 +120,6 @@ class Classifier:
         """Read what `save_pretrained` or a run wrote: a folder, or an id on the Hub.
 
         Raises:
-            UserError: see `channel_prune.saved.Saved.read`; or the network is a detector.
+            UserError: see `channel_prune.files.saved.Saved.read`; or the network is a detector.
         """
         return cls(saved=Saved.read(folder, device=device))

@@ -22,7 +22,8 @@ import torch
 from torch import Tensor, nn
 
 from channel_prune import steps
-from channel_prune.choose import choose
+from channel_prune.choosing.choose import choose
+from channel_prune.choosing.recalibrate import norms, recalibrate
 from channel_prune.cli import parse_compare
 from channel_prune.config import Config, PruneConfig
 from channel_prune.data import Data, open_data
@@ -30,7 +31,6 @@ from channel_prune.job import Task, example, full_network, make_task
 from channel_prune.lowering import lower
 from channel_prune.options import CompareOptions
 from channel_prune.plots import write_ways
-from channel_prune.recalibrate import norms, recalibrate
 from channel_prune.slim import slim
 from channel_prune.stream import Endless
 from prunelab import dist

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from channel_prune.adopt import adopt
 from channel_prune.cli import parse_convert
-from channel_prune.loading import find_model
+from channel_prune.files.adopt import adopt
+from channel_prune.files.loading import find_model
+from channel_prune.files.recognise import recognise
+from channel_prune.files.saved import Saved
+from channel_prune.files.weights import Weights, read_weights
 from channel_prune.options import ConvertOptions
-from channel_prune.recognise import recognise
-from channel_prune.saved import Saved
-from channel_prune.weights import Weights, read_weights
 from prunelab.errors import entry
 
 SHOWN = 8

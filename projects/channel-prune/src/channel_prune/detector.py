@@ -18,7 +18,7 @@ from channel_prune.detect.anchors import anchors_of
 from channel_prune.detect.dump import pixel_boxes
 from channel_prune.detect.postprocess import detect_boxes
 from channel_prune.draw import draw_detections
-from channel_prune.saved import Saved
+from channel_prune.files.saved import Saved
 from prunelab.data.pictures import Picture, pixels
 from prunelab.errors import UserError
 from prunelab.tracked import evaluating

@@ -19,15 +19,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from channel_prune.choosing.masks import Masks
+from channel_prune.choosing.prunable import prunable
 from channel_prune.cli import parse_export
+from channel_prune.files.loading import find_model, load
+from channel_prune.files.original import write_original
+from channel_prune.files.saved import Saved
 from channel_prune.layout import newest_model
-from channel_prune.loading import find_model, load
-from channel_prune.masks import Masks
 from channel_prune.model import build
 from channel_prune.options import ExportOptions
-from channel_prune.original import write_original
-from channel_prune.prunable import prunable
-from channel_prune.saved import Saved
 from channel_prune.slim import Slim, masked, slim
 from prunelab.config import to_plain
 from prunelab.errors import UserError, entry

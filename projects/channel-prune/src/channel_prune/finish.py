@@ -11,15 +11,15 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from channel_prune.choose import Choice, Progress
+from channel_prune.choosing.choose import Choice, Progress
+from channel_prune.choosing.masks import Masks
+from channel_prune.choosing.prunable import prunable, ratios
 from channel_prune.config import Config, DetectConfig
 from channel_prune.data import Data, open_data
+from channel_prune.files.loading import find_model, load_network, save_network
 from channel_prune.job import Job, example, make_task, newest
 from channel_prune.layout import chosen_folder, full_model, place, run_folder
-from channel_prune.loading import find_model, load_network, save_network
 from channel_prune.macs import macs_table
-from channel_prune.masks import Masks
-from channel_prune.prunable import prunable, ratios
 from channel_prune.slim import slim
 from channel_prune.summary import Rival, summarise
 from prunelab import dist

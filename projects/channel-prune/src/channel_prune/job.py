@@ -12,18 +12,18 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from channel_prune import steps
+from channel_prune.choosing.masks import Masks
+from channel_prune.choosing.prunable import prunable
 from channel_prune.config import Config
 from channel_prune.data import Data
 from channel_prune.detect.evaluate import DetectionEvaluator
 from channel_prune.distill import distillation_loss
 from channel_prune.evaluate import Classification, on_device
+from channel_prune.files.loading import load_network
 from channel_prune.layout import full_model, teacher
-from channel_prune.loading import load_network
-from channel_prune.masks import Masks
 from channel_prune.model import build
 from channel_prune.model.backbone import load_backbone
 from channel_prune.model.ssd import Ssd
-from channel_prune.prunable import prunable
 from channel_prune.steps import Distillation
 from channel_prune.stream import Endless
 from prunelab import dist

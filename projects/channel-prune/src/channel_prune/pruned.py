@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from channel_prune.choose import Choice, choose
+from channel_prune.choosing.choose import Choice, choose
 from channel_prune.config import PruneConfig
 from channel_prune.slim import slim
 from prunelab.doors import did_you_mean

@@ -29,9 +29,9 @@ from torch.nn import functional as F
 from torch.nn.utils import get_total_norm
 from torch.optim import SGD, Adam, Optimizer
 
+from channel_prune.choosing.masks import Masks
 from channel_prune.config import Config, OptimConfig
 from channel_prune.detect.loss import detection_loss
-from channel_prune.masks import Masks
 from channel_prune.model.decay import decay_groups
 from prunelab.optim import GuardedStep, guarded_step
 

@@ -9,10 +9,10 @@ from channel_prune import steps
 from channel_prune.cli import parse_test
 from channel_prune.config import Config
 from channel_prune.data import open_data
+from channel_prune.files.loading import load_network
 from channel_prune.finish import answers_folder
 from channel_prune.job import distillation, make_task, newest
 from channel_prune.layout import place, run_folder
-from channel_prune.loading import load_network
 from channel_prune.lowering import lower_test
 from prunelab import dist
 from prunelab.config import to_plain, yaml_text

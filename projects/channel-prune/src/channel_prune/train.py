@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from channel_prune import finish, steps
-from channel_prune.choose import choose
+from channel_prune.choosing.choose import choose
 from channel_prune.cli import parse_train
 from channel_prune.config import Config
 from channel_prune.data import Data, open_data

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from channel_prune.bundle import write_bundle
 from channel_prune.config import DetectConfig, NetConfig
+from channel_prune.files.bundle import write_bundle
+from channel_prune.files.weights import Weights
 from channel_prune.model.backbone import from_torchvision, load_backbone, start_from_backbone
 from channel_prune.model.ssd import BACKBONE, Ssd, ssd_vgg16
-from channel_prune.weights import Weights
 from prunelab.errors import UserError
 
 DIVISOR = 32

@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 
 from channel_prune.config import DetectConfig
+from channel_prune.files.weights import Loaded, Weights, find_weights, read_weights
 from channel_prune.model.names import to_torch
 from channel_prune.model.ssd import BACKBONE, SCOPE, Ssd
-from channel_prune.weights import Loaded, Weights, find_weights, read_weights
 from prunelab.errors import UserError
 
 STD = (0.229, 0.224, 0.225)
