@@ -172,15 +172,128 @@ def _split(cls: type, typed: dict[str, Any]) -> dict[str, Any]:
     """What was typed as arguments of a dataclass; what is no field of it goes to its field ``typed``."""
     names = {f.name for f in fields(cls)}
     rest = {name: value for name, value in typed.items() if name not in names}
+    return {name: value for name, value in typed.items() if name in names} | {"typed": rest}
+
+
+def parse_test(argv: Sequence[str] | None = None) -> TestOptions:
+    """Read the command line of ``test``; ``--model`` is ``--save_model_path`` without the original's quirks.
+
+    Raises:
+        UserError: see `parse_train`.
+    """
+    parser = _parser("test", "caption splits and score the captions; alone: the newest run on its own data")
+    docs = _docs(*FIELDS.groups.values(), preset="the run's") | _docs(TestOptions)
+    add_flags(parser, _TEST, docs)
+    parser.add_own_argument(
+        "--model", help="checkpoint, model folder or run: as save_model_path", metavar="TEXT"
+    )
+    add_own_flags(parser, _flags(TestOptions, [*_TEST, "original"]), docs)
+    own = ("dataset", "vocab_path", "limited_num_val_images", "dict_min_occurrences", "workers", "fake_data")
+    more = ("seed", "device", "amp", "compile", "channels_last", "preset")
+    shown = {name: kind for name, kind in {**OWN, "seed": int}.items() if name in own + more}
+    shown |= _flags(config.DecodeConfig, ["eval_beam_sizes"]) | _flags(config.QuirkConfig)
+    add_own_flags(parser, {**shown, **MODEL, **BACKBONE}, docs)
+    typed = typed_flags(parser, argv)
+    ours = typed.pop("model", "")
+    found = _split(TestOptions, typed)
+    return TestOptions(**{"save_model_path": ours, "original": "save_model_path" in typed} | found)
+
+
+def parse_demo(argv: Sequence[str] | None = None) -> DemoOptions:
+    """Read the command line of ``demo``.
+
+    Raises:
+        UserError: see `parse_train`.
+    """
+    parser = _parser("demo", "caption pictures")
+    docs = _docs(config.ModelConfig, DemoOptions)
+    parser.add_argument("files", nargs="*", metavar="FILE", help=docs["files"])
+    flags: Flags = {**_SIZES, "max_seq_len": int, "device": str, "load_path": str}
+    add_flags(parser, flags, docs)
+    parser.add_argument("--image_paths", nargs="+", metavar="FILE", help="pictures: as FILE")
+    add_flags(parser, {"beam_size": int}, docs)
+    parser.add_own_argument("--model", metavar="TEXT", help="checkpoint, model folder or run: as load_path")
+    parser.add_own_argument("--beam-size", type=int, dest="beam_size", metavar="N", help="as beam_size")
+    own = _flags(DemoOptions, [*flags, "files", "beam_size"])
+    add_own_flags(parser, {**own, **_but(MODEL, flags), **BACKBONE}, docs)
+    typed = typed_flags(parser, argv)
+    files = (*typed.pop("files", ()), *typed.pop("image_paths", ()))
+    return DemoOptions(**{"load_path": typed.pop("model", "")} | _split(DemoOptions, typed), files=files)
+
+
+def _but(flags: Flags, others: Flags) -> Flags:
+    """Flags without those of the same names."""
+    return {name: kind for name, kind in flags.items() if name not in others}
+
+
+def parse_data_generator(argv: Sequence[str] | None = None) -> GenerateOptions:
+    """Read the command line of ``data-generator``.
+
+    Raises:
+        UserError: see `parse_train`.
+    """
+    parser = _parser("data-generator", "compute the features that a model without a backbone reads")
+    docs = _docs(GenerateOptions)
+    flags: Flags = dict.fromkeys(("save_model_path", "output_path", "images_path", "captions_path"), str)
+    flags["dtype"] = DTYPES
+    add_flags(parser, flags, docs)
+    add_own_flags(parser, {**_flags(GenerateOptions, list(flags)), **BACKBONE}, docs)
+    typed = typed_flags(parser, argv)
+    parts = {name: typed.pop(name) for name in BACKBONE if name in typed}
+    swin = config.SwinConfig(**{name.removeprefix(SWIN): value for name, value in parts.items()})
+    return GenerateOptions(swin=swin, **typed)
+
+
+def parse_convert(argv: Sequence[str] | None = None) -> ConvertOptions:
+    """Read the command line of ``convert``.
+
+    Raises:
+        UserError: see `parse_train`.
+    """
+    parser = _parser("convert", "read a published file")
+    docs = _docs(config.ModelConfig, ConvertOptions)
+    parser.add_argument("source", metavar="SRC", help=docs["source"])
+    parser.add_argument("destination", metavar="DST", help=docs["destination"])
+    add_flags(parser, _SIZES, docs)
+    own = _flags(ConvertOptions, ["source", "destination"])
+    add_own_flags(parser, {**own, **MODEL, **BACKBONE}, docs)
+    return ConvertOptions(**_split(ConvertOptions, typed_flags(parser, argv)))
+
+
+def parse_export(argv: Sequence[str] | None = None) -> ExportOptions:
+    """Read the command line of ``export``.
+
+    Raises:
+        UserError: see `parse_train`.
+    """
+    parser = _parser("export", f"write a model as {' or '.join(EXPORT_FORMATS)}")
+    docs = _docs(config.ModelConfig, ExportOptions)
+    parser.add_argument("model", nargs="?", metavar="MODEL", help=docs["model"])
+    add_flags(parser, _SIZES, docs)
+    add_own_flags(parser, {**_flags(ExportOptions, ["model"]), **MODEL, **BACKBONE}, docs)
+    return ExportOptions(**_split(ExportOptions, typed_flags(parser, argv)))
+
+
+def parse_convert2onnx(argv: Sequence[str] | None = None) -> ExportOptions:
+    """Read the command line of the original's ``convert2onnx.py``.
+
+    Raises:
+        UserError: see `parse_train`.
+    """
+    parser = _parser("convert2onnx", "write a model as ONNX, with the original's flags")
+    docs = _docs(config.ModelConfig, ExportOptions)
+    add_flags(parser, {**_SIZES, "vocab_path": str, "max_seq_len": int}, docs)
+    names = {
+        "image_path_1": "picture on which the export is verified",
+        "image_path_2": "another one",
+        "load_model_path": "checkpoint, model folder or run",
+        "output_onnx_path": "folder that is written",
+    }
     add_flags(parser, dict.fromkeys(names, str), names)
     tests: Flags = {"onnx_runtime_test": word_bool, "onnx_tensorrt_test": word_bool, "max_worker_size": int}
-    add_flags(
-        parser,
-        {"onnx_simplify": word_bool, **tests, "onnx_opset": int},
-        docs | dict.fromkeys(tests, not_needed),
-    )
-    add_own_flags(parser, {"dry_run": bool}, docs)
-    add_own_flags(parser, {**_but(MODEL, {"max_seq_len": int}), **BACKBONE}, docs)
+    docs |= dict.fromkeys(tests, "taken and not needed: every export is compared with PyTorch")
+    add_flags(parser, {"onnx_simplify": word_bool, **tests, "onnx_opset": int}, docs)
+    add_own_flags(parser, {"dry_run": bool, **_but(MODEL, {"max_seq_len": int}), **BACKBONE}, docs)
     typed = {name: value for name, value in typed_flags(parser, argv).items() if name not in tests}
     pictures = tuple(typed.pop(name) for name in ("image_path_1", "image_path_2") if name in typed)
     model = typed.pop("load_model_path", "./rf_model.pth")
