@@ -9,7 +9,7 @@ import pytest
 
 
 def check_rows(bench: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
-    """``bench`` joins the rows of each module ``bench_*`` beside it or in ``benches``; no name comes twice."""
+    """``bench`` joins the rows of every module ``bench_*`` beside it or in ``benches``, each name once."""
     bench.main(["--list"])
     names = capsys.readouterr().out.split()
     assert names == list(bench.ROWS)
