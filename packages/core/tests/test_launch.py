@@ -161,6 +161,30 @@ def test_installed_projects_are_those_whose_script_leads_here(
     assert "foreign" not in found
 
 
+def test_a_script_with_a_dash_is_the_function_with_an_underscore(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Entry points name a function, so ``data-generator`` comes here as ``data_generator``."""
+    monkeypatch.undo()
+    info = tmp_path / "plum_net-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: plum-net\nVersion: 1.0\n")
+    line = "data-generator = prunelab.launch:data_generator"
+    (info / "entry_points.txt").write_text(f"[console_scripts]\n{line}\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    folder = tmp_path / "plum"
+    folder.mkdir()
+    text = (
+        '[project]\nname = "plum-net"\n[project.scripts]\ndata-generator = "prunelab.launch:data_generator"\n'
+    )
+    (folder / "pyproject.toml").write_text(text)
+    for script in ("data_generator", "data-generator"):
+        assert "plum-net" in launch.installed_projects(script)
+        assert launch.project_of_folder(folder, script) == "plum-net"
+        command = [UV, "run", "--verbose", "data-generator", "--package", "other"]
+        assert launch.package_of_uv_run([command], script) is None
+
+
 def test_ancestors_are_read_from_the_system(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     commands = list(launch.ancestor_commands())

@@ -5,8 +5,9 @@ so each of these names points here in every project's ``[project.scripts]``::
 
     train = "prunelab.launch:train"
 
-The name after the colon is the script's own name: any name works, so a project with a new script needs no
-change here. The script then starts ``<distribution, - as _>.<script>:main`` of the project that is meant:
+The name after the colon is the script's own name, with ``_`` for ``-`` (``data-generator`` points at
+``prunelab.launch:data_generator``): any name works, so a project with a new script needs no change here. The
+script then starts ``<distribution, - as _>.<script>:main`` of the project that is meant:
 
 1. the one that the environment variable ``PRUNELAB_PROJECT`` names,
 2. else the ``--package`` of the nearest ``uv run`` among the ancestors of this process,
@@ -86,8 +87,9 @@ def which_project(script: str) -> str:
 
 def installed_projects(script: str) -> list[str]:
     """The normalised names of the installed distributions whose ``script`` leads here, sorted."""
-    points = metadata.entry_points(group="console_scripts", name=script)
-    return sorted({_normalise(p.dist.name) for p in points if p.dist and p.value.startswith(_TARGET)})
+    points = metadata.entry_points(group="console_scripts")
+    names = {p.dist.name for p in points if p.dist and _leads_here(script, p.name, p.value)}
+    return sorted(map(_normalise, names))
 
 
 def ancestor_commands() -> Iterator[list[str]]:
@@ -123,7 +125,8 @@ def project_of_folder(folder: Path, script: str) -> str | None:
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError):
             continue
         project = table.get("project", {})
-        if str(project.get("scripts", {}).get(script, "")).startswith(_TARGET) and "name" in project:
+        scripts = project.get("scripts", {}).items()
+        if "name" in project and any(_leads_here(script, name, str(value)) for name, value in scripts):
             return _normalise(project["name"])
     return None
 
@@ -143,7 +146,7 @@ def _package_option(arguments: Sequence[str], script: str) -> str | None:
         if argument.startswith("--package="):
             return argument.partition("=")[2]
         is_option = argument.startswith("-")
-        if not is_option and (not behind_option or PurePath(argument).stem == script):
+        if not is_option and (not behind_option or _same(PurePath(argument).stem, script)):
             return None
         behind_option = is_option and "=" not in argument
     return None
@@ -157,6 +160,16 @@ def _expect(named: str, script: str, installed: Sequence[str], source: str) -> s
             f"{', '.join(installed)} (`uv sync --package {name}` installs a project of this workspace)"
         )
     return name
+
+
+def _leads_here(script: str, name: str, value: str) -> bool:
+    """Whether an entry point is ``script`` and points at this module."""
+    return _same(name, script) and value.startswith(_TARGET)
+
+
+def _same(name: str, script: str) -> bool:
+    """Whether two names of scripts are one, ``data-generator`` and ``data_generator``."""
+    return _normalise(name) == _normalise(script)
 
 
 def _normalise(name: str) -> str:
