@@ -18,8 +18,8 @@ FORMATS = ("JPEG", "PNG")
 """File formats that are opened, told by content."""
 
 
-def read_picture(path: StrPath) -> Image.Image:
-    """Read a JPEG or PNG file as an RGB picture, turned as its EXIF orientation says.
+def open_picture(path: StrPath) -> Image.Image:
+    """Read a JPEG or PNG file whole, in the mode and the orientation that it is stored in.
 
     Raises:
         UserError: the file is missing, is no JPEG or PNG, is cut off or damaged, or is too large to be a
@@ -34,7 +34,8 @@ def read_picture(path: StrPath) -> Image.Image:
                 "ignore", category=UserWarning
             )  # odd metadata does not concern the pixels
             with Image.open(file, formats=FORMATS) as image:
-                return ImageOps.exif_transpose(image).convert("RGB")
+                image.load()
+                return image
     except FileNotFoundError as error:
         raise UserError(f"{file}: no such picture") from error
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
@@ -49,6 +50,28 @@ def read_picture(path: StrPath) -> Image.Image:
         ) from error
 
 
+def rgb(image: Image.Image) -> Image.Image:
+    """A picture of any mode in red, green and blue, turned as its EXIF orientation says.
+
+    Levels of 16 bits are scaled to 8; transparency is left out.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=UserWarning)  # odd metadata, transparency in palettes
+        upright = ImageOps.exif_transpose(image)
+        if upright.mode.startswith("I;16"):  # Pillow would cut the levels off at 255
+            upright = Image.fromarray((np.asarray(upright).astype(np.uint16) >> 8).astype(np.uint8))
+        return upright.convert("RGB")
+
+
+def read_picture(path: StrPath) -> Image.Image:
+    """Read a JPEG or PNG file as an RGB picture, turned as its EXIF orientation says.
+
+    Raises:
+        UserError: see `open_picture`.
+    """
+    return rgb(open_picture(path))
+
+
 def pixels(picture: Picture) -> np.ndarray:
     """A picture as red, green and blue, (H, W, 3) uint8.
 
@@ -60,5 +83,5 @@ def pixels(picture: Picture) -> np.ndarray:
             raise UserError(f"picture is {picture.dtype} {picture.shape}, expected uint8 (height, width, 3)")
         return picture
     if isinstance(picture, Image.Image):
-        return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
+        return np.asarray(rgb(picture))
     return np.asarray(read_picture(picture))
