@@ -129,9 +129,8 @@ def scst_step(
         b = average_baseline(r)
     else:
         b = reward.of_tokens(plain, batch["indices"], vocabulary.words, vocabulary.eos).expand_as(r)
-    advantage = (r - b).to(samples.log_probs.device)  # (B, K) float64, and so is the loss
-    total = (advantage * -samples.log_probs.sum(dim=-1)).sum()
-    loss = total / _shared(torch.tensor(r.numel(), device=total.device), cfg)
+    count = torch.tensor(r.numel(), device=x.device)
+    loss = scst_loss(r, b, samples.log_probs) * (count / _shared(count, cfg))
     counted = ~behind_end(samples.tokens, vocabulary.eos)
     logs: dict[str, Tensor | float] = {
         "train/loss": loss.detach(),
@@ -141,6 +140,21 @@ def scst_step(
         "train/ended": (samples.tokens == vocabulary.eos).any(dim=-1).double().mean(),
     }
     return Loss(value=loss, logs=logs)
+
+
+def scst_loss(r: Tensor, b: Tensor, log_probs: Tensor) -> Tensor:
+    """L_scst of this process's samples.
+
+    Args:
+        r: (B, K) rewards, float64.
+        b: (B, K) or (B, 1) baselines.
+        log_probs: (B, K, L) of each word, 0 behind the end, on any device.
+
+    Returns:
+        () float64.
+    """
+    advantage = (r - b).to(log_probs.device)
+    return (advantage * -log_probs.sum(dim=-1)).mean()
 
 
 def _samples(
