@@ -15,8 +15,9 @@ from prunelab.decode.beam import beam_search
 from prunelab.decode.ensemble import ensemble
 from prunelab.decode.options import DecodeOptions, LengthPenalty
 from prunelab.decode.protocol import Decoded, State, StepFunction
-from prunelab.decode.sample import Draw, greedy, sample
+from prunelab.decode.sample import Draw, greedy, multinomial_draw, sample
 from prunelab.decode.search import decode
+from prunelab.decode.stochastic import stochastic_beam_search
 from prunelab.decode.topk import top_candidates
 
 __all__ = [
@@ -30,6 +31,8 @@ __all__ = [
     "decode",
     "ensemble",
     "greedy",
+    "multinomial_draw",
     "sample",
+    "stochastic_beam_search",
     "top_candidates",
 ]

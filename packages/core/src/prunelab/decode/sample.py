@@ -82,6 +82,42 @@ def sample(
         return _roll_out(step, state.expand(count), options, (images, count), choose)
 
 
+def multinomial_draw(rows: int, *, generator: torch.Generator | None = None) -> Draw:
+    """Draw by `torch.multinomial` over the probabilities of all rows, at every step.
+
+    Rows that have left are drawn for as well, from equal probabilities, so that the others draw what they
+    would draw in a loop that no row leaves.
+
+    Args:
+        rows: the number N of rows at the start.
+        generator: where random numbers come from; None: torch's default generator.
+    """
+
+    def draw(probabilities: Tensor, present: Tensor) -> Tensor:
+        return draw_whole(probabilities, present, rows, 1, generator).squeeze(1)
+
+    return draw
+
+
+def draw_whole(
+    probabilities: Tensor, rows: Tensor, total: int, count: int, generator: torch.Generator | None
+) -> Tensor:
+    """Draw ``count`` different tokens (n, count) for some rows (n,) of ``total``, as if all were there.
+
+    Args:
+        probabilities: of those rows, (n, V).
+        rows: which ones they are.
+        total: the number of rows of the whole matrix.
+        count: tokens a row.
+        generator: where random numbers come from.
+    """
+    whole = probabilities
+    if len(rows) < total:
+        whole = probabilities.new_ones(total, probabilities.shape[1]).index_copy(0, rows, probabilities)
+    found = torch.multinomial(whole, count, generator=generator)
+    return found if len(rows) == total else found[rows]
+
+
 def _roll_out(
     step: StepFunction, state: State, options: DecodeOptions, shape: tuple[int, int], choose: Draw
 ) -> Decoded:
