@@ -102,6 +102,17 @@ def test_a_script_of_two_members_must_lead_to_the_launcher(house: ModuleType, tm
     ]
 
 
+def test_a_script_with_a_dash_leads_to_a_function_and_a_module_with_underscores(
+    house: ModuleType, tmp_path: Path
+) -> None:
+    folder = tmp_path / "projects/apple"
+    (folder / "src/apple").mkdir(parents=True)
+    (folder / "src/apple/cut_up.py").touch()
+    text = '[project]\nname = "apple"\n[project.scripts]\ncut-up = "prunelab.launch:cut_up"\n'
+    (folder / "pyproject.toml").write_text(text)
+    assert not list(house.check_scripts(tmp_path, house.members(tmp_path)))
+
+
 @pytest.mark.parametrize(
     ("path", "removed", "says"),
     [

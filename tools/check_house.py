@@ -42,7 +42,7 @@ CONFIG_FLOOR = {"config", "layout", "lowering", "options"}
 # Modules of a project that start work; nothing below them may import them.
 ENTRIES = {
     *("train", "test", "demo", "infer", "prune", "export", "extract", "convert"),
-    *("prepare", "compare", "bench"),
+    *("prepare", "compare", "data_generator", "bench"),
 }
 FLOOR_WORK = {"steps", "evaluate", "pruner", "data", "model"}
 
@@ -239,17 +239,18 @@ def check_scripts(root: Path, everyone: Sequence[Member]) -> Iterator[Problem]:
         relative = (member.folder / "pyproject.toml").relative_to(root).as_posix()
         for script, target in member.scripts.items():
             module, _, function = target.partition(":")
+            name = script.replace("-", "_")  # entry points name functions
             if module != LAUNCHER:
                 if len(owners[script]) > 1:
                     others = ", ".join(m.name for m in owners[script] if m is not member)
-                    text = f"script {script!r} is declared by {others} too: it must be {LAUNCHER}:{script}"
+                    text = f"script {script!r} is declared by {others} too: it must be {LAUNCHER}:{name}"
                     yield Problem(path=relative, rule="scripts", text=text)
                 continue
-            if function != script:
-                text = f"script {script!r} leads to {target}, expected {LAUNCHER}:{script}"
+            if function != name:
+                text = f"script {script!r} leads to {target}, expected {LAUNCHER}:{name}"
                 yield Problem(path=relative, rule="scripts", text=text)
-            if not (member.source / f"{script.replace('-', '_')}.py").is_file():
-                text = f"script {script!r} has no module {member.package}.{script.replace('-', '_')}"
+            if not (member.source / f"{name}.py").is_file():
+                text = f"script {script!r} has no module {member.package}.{name}"
                 yield Problem(path=relative, rule="scripts", text=text)
 
 
