@@ -5,7 +5,8 @@ import pytest
 from PIL import Image
 
 from prunelab.data import coco
-from prunelab.data.captions import open_captions, open_pictures, read_captions, words
+from prunelab.data.captions import Reading, open_captions, open_pictures, read_captions
+from prunelab.data.coco import words
 from prunelab.data.pictures import read_picture
 from prunelab.errors import UserError
 
@@ -72,6 +73,55 @@ def test_the_flickr_variant_falls_back_to_imgid_and_the_images_folder(tmp_path: 
     del entry["imgid"]
     entry["filename"] = "COCO_val2014_000000000007.jpg"
     assert read_captions(dump(tmp_path / "x.json", {"images": [entry]})).records[0].image_id == 7
+
+
+def test_pictures_are_looked_for_in_inner_folders_and_below_another_root(tmp_path: Path):
+    entries = [
+        {"filepath": place, "filename": f"{place}.jpg", "imgid": number, "split": "train", "sentences": []}
+        for number, place in enumerate(["a", "b", "c"])
+    ]
+    source = dump(tmp_path / "captions" / "dataset_x.json", {"images": entries})
+    root = tmp_path / "pictures"
+    picture(root / "a" / "img" / "a.jpg")
+    picture(root / "b" / "b.jpg")
+
+    def files(*inner: str) -> list[str]:
+        return [r.file for r in read_captions(source, Reading(root=root, inner=inner)).records]
+
+    assert files("img", "") == ["a/img/a.jpg", "b/b.jpg", "c/img/c.jpg"]
+    assert files("") == ["a/a.jpg", "b/b.jpg", "c/c.jpg"]
+    with pytest.raises(UserError, match=r"c\.jpg: picture is missing"):
+        open_captions(source, reading=Reading(root=root, inner=("img", "")))
+    for entry in entries:
+        del entry["filepath"]
+    picture(root / "a.jpg")
+    assert [r.file for r in read_captions(dump(source, {"images": entries}), Reading(root=root)).records] == [
+        "a.jpg",
+        "b.jpg",
+        "c.jpg",
+    ]
+
+
+def test_a_lenient_reader_skips_other_splits_and_lets_later_entries_win(tmp_path: Path):
+    def entry(number: int, split: str, text: str) -> dict:
+        return {"filename": text, "cocoid": number, "split": split, "sentences": [{"raw": text.upper()}]}
+
+    entries = [
+        entry(1, "train", "first"),
+        entry(2, "restval", "second"),
+        entry(1, "train", "again"),
+        entry(1, "val", "other"),
+        entry(3, "unused", "never"),
+    ]
+    source = dump(tmp_path / "x.json", {"images": entries})
+    found = read_captions(source, Reading(lenient=True)).records
+    assert [(r.image_id, r.split, r.raw, r.references) for r in found] == [
+        (1, "train", ("AGAIN",), ("again",)),
+        (2, "train", ("SECOND",), ("second",)),
+        (1, "val", ("OTHER",), ("other",)),
+    ]
+    with pytest.raises(UserError, match="split is 'unused'"):
+        read_captions(source)
 
 
 def test_coco_annotation_files_make_one_set_and_missing_pictures_are_named(tmp_path: Path):
@@ -142,7 +192,8 @@ def test_a_bare_folder_of_pictures_has_ids_from_names_or_places(tmp_path: Path):
         ({"filename": 3}, "'filename' is 3; expected a string"),
         ({"sentences": "none"}, "'sentences' is 'none'; expected a list"),
         ({"sentences": [3]}, r"sentence 0: found 3; expected a JSON object with the key 'tokens'"),
-        ({"sentences": [{"raw": "A"}]}, "image 0, sentence 0: the key 'tokens' is missing; found 'raw'"),
+        ({"sentences": [{"id": 1}]}, "image 0, sentence 0: the key 'tokens' is missing; found 'id'"),
+        ({"sentences": [{"raw": 1}]}, "image 0, sentence 0: 'raw' is 1; expected a string"),
         ({"sentences": [{"tokens": ["a", 1]}]}, r"'tokens' is \['a', 1\]; expected a list of strings"),
         ({"filename": "COCO_train2014_9.jpg"}, r"train2014/COCO_train2014_9\.jpg: picture is missing"),
     ],

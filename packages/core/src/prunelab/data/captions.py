@@ -11,20 +11,33 @@ out. Where no entry names a split, of each ten entries the ninth goes to val and
 
 from __future__ import annotations
 
-import string
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from prunelab.data import coco
+from prunelab.data.coco import words
 from prunelab.errors import UserError
 from prunelab.util import StrPath, read_json
 
 PICTURE_ENDINGS = (".jpg", ".jpeg", ".png")
 """Files that count as pictures in a folder."""
 
-_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How a file is read where tools differ."""
+
+    root: Path | None = None
+    """The folder that picture names start from; None: the file's own (for a file in ``annotations/``, the
+    folder above)."""
+    inner: tuple[str, ...] = ("",)
+    """Karpathy's layout: folders between ``filepath`` and a picture, tried in turn with the first picture of
+    each ``filepath``; empty: none between."""
+    lenient: bool = False
+    """Entries of unknown splits are left out, and of two entries of a split with the same id the later one
+    takes the place of the earlier; else both are refused."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,11 +97,6 @@ class CaptionSet:
                     )
 
 
-def words(caption: str) -> str:
-    """A caption as tokens joined by blanks, as Karpathy's files have it: lower case, punctuation left out."""
-    return " ".join(caption.lower().translate(_NO_PUNCTUATION).split())
-
-
 def _inside(file: str, where: str, *, absolute: bool = False) -> str:
     """A picture's path from a file, if it does not lead out of the data set's folder."""
     path = PurePosixPath(file)
@@ -97,25 +105,49 @@ def _inside(file: str, where: str, *, absolute: bool = False) -> str:
     return str(path)
 
 
-def _karpathy(data: Any, source: Path, root: Path) -> Iterator[CaptionRecord]:
-    """Karpathy's layout; ``filepath`` defaults to ``images``."""
+def _pictures_folder(root: Path, filepath: str | None, first: str, inner: Sequence[str]) -> str:
+    """Where the pictures of one ``filepath`` lie, told by the first of them; without one, in ``images``."""
+    bases = ("images", "") if filepath is None else (filepath,)
+    folders = [str(PurePosixPath(base, part)) for base in bases for part in inner]
+    with_picture = (folder for folder in folders if (root / folder / first).is_file())
+    there = (folder for folder in folders if (root / folder).is_dir())
+    return next(with_picture, None) or next(there, folders[0])
+
+
+def _karpathy(data: Any, source: Path, reading: Reading) -> Iterator[CaptionRecord]:
+    """Karpathy's layout."""
+    root, folders = _root(source, reading), dict[str | None, str]()
     for number, image in enumerate(data["images"]):
         where = f"{source}: image {number}"
-        folder = coco.field(image, "filepath", str, where) if "filepath" in image else "images"
-        file = _inside(f"{folder}/{coco.field(image, 'filename', str, where)}", where)
+        split = coco.field(image, "split", str, where)
+        if reading.lenient and split not in (*coco.SPLITS, "restval"):
+            continue
+        filepath = coco.field(image, "filepath", str, where) if "filepath" in image else None
+        name = coco.field(image, "filename", str, where)
+        _inside(str(PurePosixPath(filepath or "", name)), where)
+        if filepath not in folders:
+            folders[filepath] = _pictures_folder(root, filepath, name, reading.inner)
+        file = str(PurePosixPath(folders[filepath], name))
         pairs = coco.sentences(image, where)
         yield CaptionRecord(
             image_id=coco.karpathy_id(image, where),
             file=file,
             path=root / file,
-            split=coco.split_name(coco.field(image, "split", str, where), where),
+            split=coco.split_name(split, where),
             references=tuple(tokens for tokens, _ in pairs),
             raw=tuple(raw for _, raw in pairs),
         )
 
 
-def _annotations(data: Any, source: Path, root: Path) -> Iterator[CaptionRecord]:
+def _root(source: Path, reading: Reading) -> Path:
+    if reading.root is not None:
+        return reading.root
+    return source.parent.parent if source.parent.name == "annotations" else source.parent
+
+
+def _annotations(data: Any, source: Path, reading: Reading) -> Iterator[CaptionRecord]:
     """A COCO annotation file, ``captions_<folder>.json``: its name tells split and folder of pictures."""
+    root = _root(source, reading)
     name = source.stem.removeprefix("captions_")
     split = next((s for s in ("val", "test") if name.startswith(s)), "train")
     captions: dict[int, list[str]] = {}
@@ -141,8 +173,9 @@ def _annotations(data: Any, source: Path, root: Path) -> Iterator[CaptionRecord]
         )
 
 
-def _own(data: Any, source: Path, root: Path) -> Iterator[CaptionRecord]:
+def _own(data: Any, source: Path, reading: Reading) -> Iterator[CaptionRecord]:
     """A list of one's own (see the top of this file)."""
+    root = _root(source, reading)
     named = any(isinstance(entry, dict) and "split" in entry for entry in data)
     for number, entry in enumerate(data):
         where = f"{source}: entry {number}"
@@ -162,31 +195,33 @@ def _own(data: Any, source: Path, root: Path) -> Iterator[CaptionRecord]:
 _READERS = {"karpathy": _karpathy, "annotations": _annotations, "own": _own}
 
 
-def read_captions(path: StrPath, *, root: StrPath | None = None) -> CaptionSet:
+def read_captions(path: StrPath, reading: Reading = Reading()) -> CaptionSet:
     """Read one caption file of any known kind.
 
     Args:
         path: the JSON file.
-        root: the folder that its picture names start from; default: the file's own (for a file in
-            ``annotations/``, the folder above).
+        reading: how.
 
     Raises:
         UserError: the file cannot be read or is of another kind, an entry is wrong, or two pictures share an
             id.
     """
     source = Path(path)
-    if root is None:
-        root = source.parent.parent if source.parent.name == "annotations" else source.parent
     data = read_json(source)
     kind = coco.kind_of(data, source)
     if kind not in _READERS:
         raise UserError(
             f"{source}: holds predictions (a list of 'image_id' and 'caption'); expected a data set"
         )
-    return _checked(source, list(_READERS[kind](data, source, Path(root))))
+    return _checked(source, list(_READERS[kind](data, source, reading)), reading)
 
 
-def _checked(source: Path, records: Sequence[CaptionRecord]) -> CaptionSet:
+def _checked(source: Path, records: Sequence[CaptionRecord], reading: Reading) -> CaptionSet:
+    if not records:
+        raise UserError(f"{source}: names no picture")
+    if reading.lenient:
+        latest = {(record.split, record.image_id): record for record in records}  # at the earliest's place
+        return CaptionSet(source=source, records=tuple(latest.values()))
     seen: dict[int, str] = {}
     for record in records:
         if record.image_id in seen:
@@ -195,8 +230,6 @@ def _checked(source: Path, records: Sequence[CaptionRecord]) -> CaptionSet:
                 f"{record.file!r}; expected a different id for each picture"
             )
         seen[record.image_id] = record.file
-    if not records:
-        raise UserError(f"{source}: names no picture")
     return CaptionSet(source=source, records=tuple(records))
 
 
@@ -210,7 +243,13 @@ def _candidates(folder: Path) -> list[Path]:
     return []
 
 
-def open_captions(path: StrPath, *, json_name: str | None = None, check: int = 5) -> CaptionSet:
+def open_captions(
+    path: StrPath,
+    *,
+    json_name: str | None = None,
+    check: int = 5,
+    reading: Reading = Reading(),
+) -> CaptionSet:
     """Read a data set of pictures with captions from its folder or its JSON file.
 
     In a folder, these are looked for in turn: ``dataset_coco.json``, any one ``dataset_*.json`` (Karpathy's
@@ -221,6 +260,7 @@ def open_captions(path: StrPath, *, json_name: str | None = None, check: int = 5
         path: the folder or file.
         json_name: the file in the folder, where it is known.
         check: how many pictures of each split must be there; 0: none (features are enough for training).
+        reading: how the file is read.
 
     Raises:
         UserError: nothing is found, or more than one file may be meant, or a file or picture is wrong or
@@ -240,8 +280,8 @@ def open_captions(path: StrPath, *, json_name: str | None = None, check: int = 5
         files = [place]
     if not files[0].is_file():
         raise UserError(f"{files[0]}: no such file; expected a data set's folder or its caption file (JSON)")
-    sets = [read_captions(file) for file in files]
-    joined = sets[0] if len(sets) == 1 else _checked(place, [r for s in sets for r in s.records])
+    sets = [read_captions(file, reading) for file in files]
+    joined = sets[0] if len(sets) == 1 else _checked(place, [r for s in sets for r in s.records], reading)
     if check:
         joined.check_pictures(check)
     return joined

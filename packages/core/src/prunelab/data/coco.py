@@ -8,6 +8,7 @@ our own (``[{"image", "captions"}]``, see `prunelab.data.captions`); predictions
 
 from __future__ import annotations
 
+import string
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from prunelab.util import StrPath, read_json, write_json
 
 SPLITS = ("train", "val", "test")
 """The known splits; Karpathy's ``restval`` (the rest of COCO's validation pictures) is read as ``train``."""
+
+_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def field(entry: Any, name: str, kind: type, where: str) -> Any:
@@ -78,11 +81,23 @@ def id_from_name(name: str, where: str) -> int:
     return int(digits)
 
 
+def words(caption: str) -> str:
+    """A caption as tokens joined by blanks, as Karpathy's files have it: lower case, punctuation left out."""
+    return " ".join(caption.lower().translate(_NO_PUNCTUATION).split())
+
+
 def sentences(image: Mapping[str, Any], where: str) -> list[tuple[str, str]]:
-    """The captions of a picture in a Karpathy file: pairs (tokens joined by blanks, raw text)."""
+    """The captions of a picture in a Karpathy file: pairs (tokens joined by blanks, raw text).
+
+    Of the two keys ``tokens`` and ``raw`` one is enough.
+    """
     pairs = []
     for number, sentence in enumerate(field(image, "sentences", list, where)):
         place = f"{where}, sentence {number}"
+        if isinstance(sentence, Mapping) and "raw" in sentence and "tokens" not in sentence:
+            raw = field(sentence, "raw", str, place)
+            pairs.append((words(raw), raw))
+            continue
         tokens = field(sentence, "tokens", list, place)
         if not all(isinstance(token, str) for token in tokens):
             raise UserError(f"{place}: 'tokens' is {_shown(tokens)}; expected a list of strings")
