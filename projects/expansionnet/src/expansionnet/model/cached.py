@@ -9,7 +9,7 @@ vectors for each. Both are sums, ``q[u, e] = Q[e] + C[u]``, so nothing of width 
 
 Beams of an image share their beginnings, so the image keeps one *tree* of tokens, to which every step adds
 one node for each beam, and a beam is the *path* of its tokens through it: reordering beams moves nodes'
-numbers alone. Where products over all nodes are cheaper than copying those of a path, weights of other nodes are 0.
+numbers alone. Where a product over all nodes is cheaper than copying those of a path, other nodes weigh 0.
 """
 
 from __future__ import annotations
