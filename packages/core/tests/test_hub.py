@@ -22,6 +22,7 @@ from prunelab.hub import (
     load_model_folder,
     load_state,
     model_card,
+    note_facts,
     save_model_folder,
 )
 
@@ -113,6 +114,11 @@ def test_the_card_has_metadata_facts_and_the_configuration(saved: tuple[Tiny, Pa
     assert "license: mit" in card
     saved[0].save_pretrained(saved[1], card="mine")
     assert (saved[1] / "README.md").read_text() == "mine"
+
+
+def test_notes_become_facts_of_a_card_with_groups_opened_and_numbers_shortened() -> None:
+    notes = {"step": 12, "scores": {"CIDEr": 1.234567, "preset": "fixed"}}
+    assert note_facts(notes) == {"step": 12, "CIDEr": "1.235", "preset": "fixed"}
 
 
 def test_views_of_one_storage_are_saved_as_tensors_of_their_own(tmp_path: Path) -> None:

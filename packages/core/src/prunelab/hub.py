@@ -344,6 +344,15 @@ def model_card(
     return "\n".join(parts)
 
 
+def note_facts(notes: Mapping[str, Any]) -> dict[str, object]:
+    """What was noted of a model, as facts for `model_card`: groups are opened, numbers have four digits."""
+    facts: dict[str, object] = {}
+    for name, value in notes.items():
+        inner = value.items() if isinstance(value, Mapping) else [(name, value)]
+        facts |= {key: f"{one:.4g}" if isinstance(one, float) else one for key, one in inner}
+    return facts
+
+
 # ------------------------------------------------------------------------------------------------------ mixin
 
 

@@ -38,7 +38,7 @@ from prunelab.config import from_plain, to_plain
 from prunelab.data import cifar
 from prunelab.data.segmentation import read_image
 from prunelab.errors import UserError
-from prunelab.hub import load_model_folder, load_state, model_card, save_model_folder
+from prunelab.hub import load_model_folder, load_state, model_card, note_facts, save_model_folder
 from prunelab.surgery import Program, compact
 from prunelab.tracked import evaluating
 
@@ -207,7 +207,7 @@ class Segmenter:
         card = model_card(
             f"{cfg.model.arch} on {cfg.data.dataset}",
             summary=f"A network for {task.replace('-', ' ')}, made with PruneLab's acosp-seg.",
-            facts=facts | _facts(notes),
+            facts=facts | note_facts(notes),
             usage=CLASSIFY_USAGE if self.classifies else SEGMENT_USAGE,
             config={name: plain[name] for name in ("model", "dataset", "ignore_label", "windows")},
             state=state,
@@ -332,12 +332,3 @@ def as_array(picture: Picture) -> np.ndarray:
     if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
         raise UserError(f"picture is {picture.dtype} {picture.shape}, expected uint8 (height, width, 3)")
     return picture
-
-
-def _facts(notes: Mapping[str, Any]) -> dict[str, object]:
-    """Notes as lines of the card's table."""
-    facts: dict[str, object] = {}
-    for name, value in notes.items():
-        inner = value.items() if isinstance(value, Mapping) else [(name, value)]
-        facts |= {key: f"{v:.4g}" if isinstance(v, float) else v for key, v in inner}
-    return facts

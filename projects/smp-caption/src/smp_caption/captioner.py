@@ -24,7 +24,7 @@ from prunelab.config import from_plain, to_plain
 from prunelab.data.pictures import read_picture
 from prunelab.decode import decode
 from prunelab.errors import UserError
-from prunelab.hub import load_model_folder, model_card, save_model_folder
+from prunelab.hub import load_model_folder, model_card, note_facts, save_model_folder
 from prunelab.mask import MaskSpec, apply_masks, draw_once
 from smp_caption.config import DecodeConfig, ModelConfig
 from smp_caption.evaluate import decode_options
@@ -148,7 +148,7 @@ class Captioner:
         card = model_card(
             f"{self.config.caption_model} captioner",
             summary="A picture captioning model made with PruneLab's smp-caption.",
-            facts=_facts(extra or {}),
+            facts=note_facts(extra or {}),
             usage=USAGE,
             config=plain["model"],
             state=state,
@@ -204,12 +204,3 @@ def open_tokenizer(folder: Path, *, kind: str = "word", base: int = 768) -> Toke
         raise UserError(f"{folder}: tokenizer is {kind!r}, expected one of {', '.join(MODEL_TYPES)}")
     file = folder / f"{MODEL_TYPES[kind]}.model"
     return RadixTokenizer(file, base=base) if kind == "radix" else Tokenizer(file, kind=kind)
-
-
-def _facts(notes: Mapping[str, Any]) -> dict[str, object]:
-    """Notes as lines of the card's table."""
-    facts: dict[str, object] = {}
-    for name, value in notes.items():
-        inner = value.items() if isinstance(value, Mapping) else [(name, value)]
-        facts |= {key: f"{v:.4g}" if isinstance(v, float) else v for key, v in inner}
-    return facts
