@@ -2,64 +2,228 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
-from expansionnet.config import Config
-from expansionnet.recognise import Weights
+from expansionnet.config import Config, ModelConfig
+from expansionnet.layout import REINFORCE, VOCABULARY_FILE, XE, found
+from expansionnet.original import find_newest
+from expansionnet.recognise import FOLDER, Weights, recognise
+from prunelab.config import from_plain
+from prunelab.errors import UserError
+from prunelab.hub import is_model_folder, load_model_folder, load_state
+from prunelab.torchfile import load_pth
 
 if TYPE_CHECKING:
     from expansionnet.captioner import Captioner
     from expansionnet.model import ExpansionNet
     from expansionnet.vocabulary import Vocabulary
 
+KIND = "expansionnet"
+"""What model folders say they are."""
+FURTHEST = (f"end_to_end_{REINFORCE}", REINFORCE, f"end_to_end_{XE}", XE)
+"""Folders of runs in a folder of several, the furthest trained first."""
+INSIDE = ("best", "last", *(f"{kind}/{name}" for kind in FURTHEST for name in ("best", "last")))
+"""Model folders in a run, or in a folder of runs, the preferred one first."""
+SUFFIXES = (".pth", ".pt", ".safetensors")
 
-def open_weights(path: str | Path, *, vocabulary: bool = True) -> Weights:
-    """Read the weights that a path means, whatever holds them: see `recognise.Weights`.
+
+def find_weights(path: str | Path) -> Path:
+    """The model folder or file that a path means.
+
+    Args:
+        path: one of these, a run or several, or a folder with checkpoints of the original (the newest) or
+            with a single file of weights.
+
+    Raises:
+        UserError: nothing is there.
+    """
+    place = found(path) if str(path) else Path()
+    if place.is_file():
+        return place.parent if is_model_folder(place.parent) and place.suffix == ".safetensors" else place
+    for folder in (place, *(place / name for name in INSIDE)) if str(path) else ():
+        if is_model_folder(folder):
+            return folder
+    if place.is_dir() and str(path):
+        newest = find_newest(place)
+        files = [file for file in sorted(place.iterdir()) if file.suffix in SUFFIXES]
+        if newest is not None or len(files) == 1:
+            return newest or files[0]
+    raise UserError(
+        f"{str(path) or repr('')}: no weights there, expected a model folder, a run, or a file such as "
+        "rf_model.pth"
+    )
+
+
+def open_weights(path: str | Path) -> Weights:
+    """Read the weights that a path means (`find_weights`), whatever holds them.
 
     Raises:
         UserError: nothing is there, it is damaged, or it holds other things.
     """
-    raise NotImplementedError
+    place = find_weights(path)
+    if place.is_dir():
+        return _folder(place)
+    content = _safetensors(place) if place.suffix == ".safetensors" else load_pth(place)
+    weights = recognise(content, place)
+    beside = place.parent / VOCABULARY_FILE
+    return with_vocabulary(weights, beside) if weights.body and beside.is_file() else weights
+
+
+def _folder(place: Path) -> Weights:
+    content = load_model_folder(place, kind=KIND)
+    config = from_plain(ModelConfig, content.config.get("model"), where=f"{place / 'config.json'} model")
+    weights = Weights(
+        path=place,
+        kind=FOLDER,
+        state=content.state,
+        config=config,
+        swin=config.swin if config.is_end_to_end else None,
+    )
+    return with_vocabulary(weights, place / VOCABULARY_FILE)
+
+
+def _safetensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: damaged or cut off, expected weights") from error
+
+
+def with_vocabulary(weights: Weights, source: str | Path) -> Weights:
+    """Weights with the words of a file (see `Vocabulary.load`).
+
+    Raises:
+        UserError: the file is missing or damaged, or has another number of words.
+    """
+    from expansionnet.vocabulary import Vocabulary
+
+    vocabulary = Vocabulary.load(source)
+    if len(vocabulary) != weights.vocab_size:
+        raise UserError(
+            f"{source}: a vocabulary of {len(vocabulary):,} words, expected the {weights.vocab_size:,} "
+            f"of {weights.path}"
+        )
+    return replace(weights, vocabulary=vocabulary)
+
+
+# ------------------------------------------------------------------------------------------------- beginning
 
 
 @dataclass(frozen=True, kw_only=True)
 class Start:
-    """What a run starts from, read before its data set is, as it may know words and sizes."""
+    """Weights that a run starts from; read before its data set is, as they may know words and sizes."""
 
     weights: tuple[Weights, ...] = ()
-    """In the order in which they are loaded; later ones win."""
+    """In the order in which they are loaded, so that later ones win."""
+
+    @property
+    def body(self) -> Weights | None:
+        """The weights that hold the body; of several the last."""
+        return next((weights for weights in reversed(self.weights) if weights.body), None)
 
     @property
     def vocabulary(self) -> Vocabulary | None:
         """Words of the body's weights, where they know them."""
-        raise NotImplementedError
+        return self.body.vocabulary if self.body else None
 
     @property
     def vocab_size(self) -> int:
         """Words V of the body's weights; 0 where there are none."""
-        raise NotImplementedError
+        return self.body.vocab_size if self.body else 0
 
     @property
     def max_seq_len(self) -> int:
         """Positions of the body's weights; 0 where there are none."""
-        raise NotImplementedError
+        return self.body.max_seq_len if self.body else 0
 
     def load_into(self, model: ExpansionNet) -> list[str]:
-        """Copy the weights into a model; lines for the log say what was found."""
-        raise NotImplementedError
+        """Copy the weights into a model; what they lack keeps its values.
+
+        Returns:
+            Lines for the log.
+
+        Raises:
+            UserError: a shape differs; for words and positions the line has both sizes.
+        """
+        own, lines, filled = model.state_dict(), [], set[str]()
+        for weights in self.weights:
+            check_sizes(weights, model.cfg)
+            taken = {name: value for name, value in weights.state.items() if name in own}
+            load_state(model, own | taken, where=str(weights.path))
+            own = model.state_dict()
+            filled |= taken.keys()
+            left = len(weights.state) - len(taken) + len(weights.unused)
+            lines.append(f"{weights.path}: {weights}; {len(taken)} tensors taken, {left} not used")
+        missing = [name for name in own if name not in filled]
+        if self.weights and missing:
+            shown = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+            lines.append(f"{len(missing)} tensors begin with new values: {shown}")
+        return lines
+
+
+def check_sizes(weights: Weights, cfg: ModelConfig) -> None:
+    """Compare words and positions of a body with a model's.
+
+    Raises:
+        UserError: they differ; the line has both sizes.
+    """
+    for size, theirs, ours in (
+        ("words", weights.vocab_size, cfg.vocab_size),
+        ("positions", weights.max_seq_len, cfg.max_seq_len),
+    ):
+        if theirs and theirs != ours:
+            hint = (
+                "name the vocabulary that it was trained with by --vocab_path"
+                if size == "words"
+                else f"set max_seq_len to {theirs}"
+            )
+            raise UserError(f"{weights.path}: {theirs:,} {size}, the model has {ours:,}: {hint}")
 
 
 def open_start(cfg: Config) -> Start:
-    """Read ``backbone_save_path`` and ``body_save_path``; empty where the run starts from neither.
+    """Read what a run starts from: ``backbone_save_path``, then ``body_save_path``.
+
+    End to end, the first gives the backbone (and, where it holds one, a body), the second the body (and,
+    where it holds one, the backbone); a body alone leaves no backbone to train, a backbone alone does.
+    Reading features, only a body is loaded, with ``partial_load``.
+
+    Returns:
+        The weights; empty where the run starts from neither.
 
     Raises:
-        UserError: reading features, a path is given and ``partial_load`` is not.
+        UserError: a path means nothing, or lacks what it is named for.
     """
-    raise NotImplementedError
+    body, backbone = cfg.run.body_save_path, cfg.run.backbone_save_path
+    if not cfg.model.is_end_to_end:
+        return Start(weights=(_with_body(body),) if body and cfg.run.partial_load else ())
+    weights = []
+    if backbone:
+        weights.append(open_weights(backbone))
+        if not weights[0].backbone:
+            raise UserError(f"{backbone}: {weights[0]}, expected a backbone for backbone_save_path")
+    if body:
+        weights.append(_with_body(body))
+    if weights and not any(one.backbone for one in weights):
+        raise UserError(
+            f"{body}: {weights[0]}, and backbone_save_path is empty: expected a backbone for a model that "
+            "is_end_to_end"
+        )
+    return Start(weights=tuple(weights))
+
+
+def _with_body(path: str) -> Weights:
+    found = open_weights(path)
+    if not found.body:
+        raise UserError(f"{path}: {found}, expected a body for body_save_path")
+    return found
 
 
 def load_body_and_backbone(model: ExpansionNet, cfg: Config) -> list[str]:
@@ -67,8 +231,36 @@ def load_body_and_backbone(model: ExpansionNet, cfg: Config) -> list[str]:
     return open_start(cfg).load_into(model)
 
 
+# ---------------------------------------------------------------------------------------------------- any one
+
+
 def load(
-    path: str | Path, *, vocab_path: str | Path | None = None, device: str | torch.device = "cpu"
+    path: str | Path,
+    *,
+    vocab_path: str | Path | None = None,
+    backbone: str | Path | None = None,
+    device: str | torch.device = "cpu",
+    **sizes: Any,
 ) -> Captioner:
-    """A captioner from whatever holds one: a model folder, a run, a checkpoint of the original, a Hub id."""
-    raise NotImplementedError
+    """A captioner from whatever holds one.
+
+    Args:
+        path: a model folder, a run, a checkpoint of the original or its published weights; or the id of a
+            model on the Hub.
+        vocab_path: words of weights that have none beside them; see `with_vocabulary`.
+        backbone: weights of the backbone of a model that reads features.
+        device: where the network goes.
+        sizes: fields of the model that such weights do not tell; see `recognise.config_of`.
+
+    Raises:
+        UserError: nothing is there, it is no captioner, or its words are not known.
+    """
+    from expansionnet.captioner import Captioner  # a training needs none
+
+    here = found(path)
+    if not here.exists():
+        return Captioner.from_pretrained(path, backbone=backbone, device=device)
+    place = find_weights(here)
+    if place.is_dir():
+        return Captioner.from_pretrained(place, backbone=backbone, device=device)
+    return Captioner.from_original(place, vocab_path=vocab_path, backbone=backbone, device=device, **sizes)
