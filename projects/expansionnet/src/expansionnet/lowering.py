@@ -22,6 +22,9 @@ SWIN = "swin_"
 FAITHFUL: dict[str, Any] = {"scoring": "original", "sample_mode": "train", "suppress_unk": False}
 """How the original trains and decodes, besides its quirks."""
 
+MODEL_SIZE = "model_size"
+"""What is typed beside fields: which of `MODEL_SIZES`."""
+
 MODEL_SIZES: dict[str, dict[str, Any]] = {
     "paper": {},
     "testing": {
@@ -71,7 +74,7 @@ class Raw:
 
     typed: Mapping[str, Any] = field(default_factory=dict)
     """Field name to value, for the flags that were typed and no others; fields of the backbone begin with
-    `SWIN`. Also ``model_size``."""
+    `SWIN`. Also `MODEL_SIZE`."""
     print_config: bool = False
     """Print the configuration as YAML and stop."""
 
@@ -108,8 +111,10 @@ def lower_test(options: TestOptions, base: Config | None = None) -> Config:
     preset = typed.get("preset", "faithful" if options.original else values["preset"])
     if preset != values["preset"]:
         values |= preset_values(preset)
+    model = to_plain(model_config(typed, None if base is None else base.model))
+    typed = {name: value for name, value in typed.items() if not name.startswith(SWIN) and name != MODEL_SIZE}
     values |= {"output": "", "resume": False, "tour": False, "max_steps": None}
-    return lower_values(values | typed, preset=preset)
+    return lower_values(values | typed | model | {"preset": preset})
 
 
 def lower_values(values: Mapping[str, Any], *, preset: str = "fixed") -> Config:
@@ -124,13 +129,10 @@ def lower_values(values: Mapping[str, Any], *, preset: str = "fixed") -> Config:
     Raises:
         UserError: see `lower`.
     """
-    typed = dict(values)
-    size = MODEL_SIZES[typed.pop("model_size", "paper")]
-    preset = typed.get("preset", preset)
-    found = FIELDS.values(Config()) | preset_values(preset) | typed | {"preset": preset}
-    model = to_plain(model_config(size | typed))
-    rest = {name: value for name, value in found.items() if not name.startswith(SWIN)}
-    return FIELDS.build(rest | model, where="the command line")
+    preset = values.get("preset", preset)
+    found = FIELDS.values(Config()) | preset_values(preset) | dict(values) | {"preset": preset}
+    rest = {name: v for name, v in found.items() if not name.startswith(SWIN) and name != MODEL_SIZE}
+    return FIELDS.build(rest | to_plain(model_config(values)), where="the command line")
 
 
 def preset_values(preset: str) -> dict[str, Any]:
@@ -176,13 +178,14 @@ def model_config(typed: Mapping[str, Any], base: ModelConfig | None = None) -> M
     Raises:
         UserError: sizes that do not go together.
     """
+    typed = MODEL_SIZES[typed.get(MODEL_SIZE, "paper")] | dict(typed)
     values = to_plain(base or ModelConfig())
-    parts = {name.removeprefix(SWIN): value for name, value in typed.items() if name.startswith(SWIN)}
-    swin = from_plain(SwinConfig, values["swin"] | parts, where="the command line")
     values |= {name: value for name, value in typed.items() if FIELDS.group_of.get(name) == "model"}
-    if parts and "img_feature_dim" not in typed:
-        values["img_feature_dim"] = swin.width
-    return from_plain(ModelConfig, values | {"swin": to_plain(swin)}, where="the command line")
+    parts = {name.removeprefix(SWIN): value for name, value in typed.items() if name.startswith(SWIN)}
+    if parts:
+        swin = from_plain(SwinConfig, values["swin"] | parts, where="the command line")
+        values |= {"swin": to_plain(swin), "img_feature_dim": typed.get("img_feature_dim", swin.width)}
+    return from_plain(ModelConfig, values, where="the command line")
 
 
 def run_folder(cfg: Config) -> Path:
