@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prunelab.data.loader import make_loader
+from prunelab.data.loader import load_in, make_loader
 from prunelab.data.sampling import EpochSampler, SampleKey
 from prunelab.errors import UserError
 
@@ -207,3 +207,21 @@ def test_wrong_sizes_are_refused():
         EpochSampler(3, 0, seed=0, shuffle=False, drop_last=False)
     with pytest.raises(ValueError, match="rank is 2"):
         EpochSampler(3, 1, seed=0, shuffle=False, drop_last=False, rank=2, world_size=2)
+
+
+class Backwards(EpochSampler):
+    """An order that is not the usual one."""
+
+    def order(self) -> list[SampleKey]:
+        return super().order()[::-1]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_sampler_of_ones_own_decides_what_comes(workers: int):
+    sampler = Backwards(23, 4, seed=5, shuffle=False, drop_last=True)
+    own = load_in(sampler, NoisySet(), collate=collate, seed=5, workers=workers)
+    assert (own.sampler, len(own)) == (sampler, 5)
+    batches = consume(own, 1)
+    assert [int(batch[0]) for batch in batches] == [22, 18, 14, 10, 6]
+    usual = {int(b[0]): b[1:4] for b in consume(loader(batch_size=1, shuffle=False, drop_last=True), 1)}
+    assert all(torch.equal(b[1:4], usual[int(b[0])]) for b in batches)

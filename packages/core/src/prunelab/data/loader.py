@@ -7,14 +7,22 @@ import sys
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from torch.utils.data import DataLoader, get_worker_info
 
-from prunelab.data.sampling import EpochSampler, SampleKey, seed_sources, surroundings_restored
+from prunelab.data.sampling import (
+    BatchSampler,
+    EpochSampler,
+    SampleKey,
+    seed_sources,
+    surroundings_restored,
+)
 from prunelab.errors import UserError
 from prunelab.seed import derive
+
+S = TypeVar("S", bound=BatchSampler)
 
 
 class SizedDataset(Protocol):
@@ -65,15 +73,15 @@ def _as_it_is(batch: Any) -> Any:
     return batch
 
 
-class Loader:
-    """Iterates over the present epoch's batches that are not yet consumed; made by `make_loader`.
+class Loader(Generic[S]):
+    """Iterates over the present epoch's batches that are not yet consumed; made by `make_loader`, `load_in`.
 
     Attributes:
         dataset: the data set.
         sampler: order and position; the training loop sets its epoch and advances it, and saves its state.
     """
 
-    def __init__(self, dataset: SizedDataset, sampler: EpochSampler, loader: DataLoader[Any]) -> None:
+    def __init__(self, dataset: SizedDataset, sampler: S, loader: DataLoader[Any]) -> None:
         self.dataset, self.sampler = dataset, sampler
         self._held = [loader]
         # After an error we are in a circle with the exception's traceback. Were torch's loader in it too, the
@@ -118,26 +126,39 @@ def make_loader(
     world_size: int = 1,
     pin_memory: bool = False,
     repeats: int = 1,
-) -> Loader:
+) -> Loader[EpochSampler]:
     """Make a loader over ``dataset``; see `EpochSampler` for how ranks share the samples.
 
     ``dataset[index]`` and ``collate(list of samples)`` may draw from ``random``, ``numpy.random`` and torch's
     CPU generator: they are seeded for each sample and each batch, and the states around are left alone.
     Workers live on between epochs, so what a data set caches in memory stays.
     """
+    sampler = EpochSampler(
+        len(dataset),
+        batch_size,
+        seed=seed,
+        shuffle=shuffle,
+        drop_last=drop_last,
+        rank=rank,
+        world_size=world_size,
+        repeats=repeats,
+    )
+    return load_in(sampler, dataset, collate=collate, seed=seed, workers=workers, pin_memory=pin_memory)
+
+
+def load_in(
+    sampler: S,
+    dataset: SizedDataset,
+    *,
+    collate: Callable[[list[Any]], Any],
+    seed: int,
+    workers: int = 0,
+    pin_memory: bool = False,
+) -> Loader[S]:
+    """Make a loader that takes its batches from a sampler of one's own; all else is as in `make_loader`."""
+    fork = sys.platform == "linux" and "fork" in multiprocessing.get_all_start_methods()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="This DataLoader will create", category=UserWarning)
-        sampler = EpochSampler(
-            len(dataset),
-            batch_size,
-            seed=seed,
-            shuffle=shuffle,
-            drop_last=drop_last,
-            rank=rank,
-            world_size=world_size,
-            repeats=repeats,
-        )
-        fork = sys.platform == "linux" and "fork" in multiprocessing.get_all_start_methods()
         loader = DataLoader(
             _SeededBatches(dataset, collate, seed),  # pyright: ignore[reportArgumentType] - batches
             batch_sampler=sampler,  # pyright: ignore[reportArgumentType] - keys instead of numbers

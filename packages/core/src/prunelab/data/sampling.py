@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -27,6 +27,37 @@ class SampleKey(NamedTuple):
     """Position in the data set."""
     draw: int
     """How often this sample has been used before in this epoch."""
+
+
+class BatchSampler(Protocol):
+    """The order of samples, epoch by epoch, and the position in it; what a run tracks as its sampler."""
+
+    epoch: int
+    """The present epoch, from 0."""
+
+    def __len__(self) -> int:
+        """Number of this rank's batches in a whole epoch."""
+        ...
+
+    def __iter__(self) -> Iterator[list[SampleKey]]:
+        """Yield the batches of the present epoch that are not yet consumed; moves nothing."""
+        ...
+
+    def set_epoch(self, epoch: int, /) -> None:
+        """Go to an epoch's beginning; the present one keeps its position."""
+        ...
+
+    def advance(self) -> None:
+        """Count one batch as consumed."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Epoch, position, and what the order depends on: plain data."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any], /) -> None:
+        """Go on where the state was taken."""
+        ...
 
 
 def seed_sources(seed: int) -> None:
