@@ -1,9 +1,12 @@
 """The paper's variant of RAdam (Liu et al., 2020): no update at all while the variance is intractable."""
 
+# Functions over lists of tensors are those of torch's own optimizers; they have no name without underscore.
+# pyright: reportPrivateImportUsage=false
+
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import groupby
 from typing import Any, TypeAlias
 
@@ -17,8 +20,10 @@ PERIOD = 10
 """Steps whose factors a group remembers."""
 TRACTABLE = 5.0
 """From this rho_t on the adaptive step is made."""
-CHUNK = 2**18
-"""Values that are updated together: few enough that they stay in a core's cache."""
+CHUNK = {"cpu": 2**16}
+"""Values that are updated together, by kind of device: on the CPU so few that they stay in a core's cache."""
+LARGE_CHUNK = 2**24
+"""Elsewhere: many values share a kernel, and roots of few are in memory at a time."""
 
 Moments: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor]
 """Weights, their gradient and both moments, flat."""
@@ -90,9 +95,8 @@ class RAdam(Optimizer):
             held = [param for param in group["params"] if param.grad is not None]
             for param in held:
                 self._count(param)
-            for step, params in groupby(
-                sorted(held, key=self._steps_of), key=self._steps_of
-            ):  # in general all have the same number of steps
+            # All have made equally many steps, unless gradients were missing at times.
+            for step, params in groupby(sorted(held, key=self._steps_of), key=self._steps_of):
                 self._update(list(params), group, step)
         return loss
 
@@ -128,7 +132,9 @@ class RAdam(Optimizer):
         rho, factor = self._factor(group, step)
         beta1, beta2 = group["betas"]
         rate, decay = group["lr"], group["weight_decay"]
-        for some in _bundles(self._moments(param) for param in params):
+        size = CHUNK.get(params[0].device.type, LARGE_CHUNK)
+        pieces = (piece for param in params for piece in self._pieces(param, size))
+        for some in _bundles(pieces, size):
             weights, gradients, first, second = (list(part) for part in zip(*some, strict=True))
             torch._foreach_mul_(second, beta2)
             torch._foreach_addcmul_(second, gradients, gradients, value=1 - beta2)
@@ -145,21 +151,26 @@ class RAdam(Optimizer):
             else:
                 torch._foreach_add_(weights, first, alpha=-factor * rate)
 
-    def _moments(self, param: Tensor) -> Moments:
+    def _pieces(self, param: Tensor, size: int) -> Iterator[Moments]:
+        """Weights, gradient and moments; a large parameter in pieces of ``size`` values."""
         state, gradient = self.state[param], param.grad
         assert gradient is not None
-        return param, gradient, state["exp_avg"], state["exp_avg_sq"]
+        whole = (param, gradient, state["exp_avg"], state["exp_avg_sq"])
+        if param.numel() <= size or not all(part.is_contiguous() for part in whole):
+            yield whole
+            return
+        yield from zip(*(part.view(-1).split(size) for part in whole), strict=True)
 
 
-def _bundles(parameters: Iterator[Moments]) -> Iterator[list[Moments]]:
-    """Cut large parameters and join small ones, so that each bundle has about `CHUNK` values."""
+def _bundles(pieces: Iterable[Moments], size: int) -> Iterator[list[Moments]]:
+    """Join small pieces, so that each bundle has about ``size`` values."""
     bundle: list[Moments] = []
-    size = 0
-    for moments in parameters:
+    held = 0
+    for moments in pieces:
         bundle.append(moments)
-        size += moments[0].numel()
-        if size >= CHUNK:
+        held += moments[0].numel()
+        if held >= size:
             yield bundle
-            bundle, size = [], 0
+            bundle, held = [], 0
     if bundle:
         yield bundle

@@ -1,17 +1,15 @@
 """Samples of self-critical training and their log-probabilities: the original's way, or drawn, then scored.
 
 The original keeps the gradients of every step of the sampling, each of which runs the decoder on the whole
-prefix. The same loss and the same gradients come from one pass over the finished samples, as long as no
-dropout is involved; with dropout it is another estimator of the same gradient.
+sentence so far. The same loss and the same gradients come from one pass over the finished samples, as long as
+no dropout is involved; with dropout it is another estimator of the same gradient.
 """
 
 # B pictures, K samples of a picture, N = B * K, L longest sample, V words
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -19,19 +17,16 @@ from torch.nn import functional as F
 
 from expansionnet.config import ScstConfig
 from expansionnet.loss import word_losses
-from expansionnet.model import ExpansionNet
-from expansionnet.model.cached import begin, stepper
+from expansionnet.model import ExpansionNet, cached, prefix
 from expansionnet.vocabulary import Vocabulary
 from prunelab import decode
+from prunelab.decode import DecodeOptions, Draw, multinomial_draw
 from prunelab.tracked import evaluating
-
-Draw: TypeAlias = Callable[[Tensor], Tensor]
-"""``probabilities (N, V) -> tokens (N,)``; called once a step, with finished rows too."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Samples:
-    """Random captions of a batch, and what they cost."""
+    """Captions of a batch, and how likely they were."""
 
     tokens: Tensor
     """(B, K, L) ids after the start; the end is kept, padding follows it."""
@@ -39,117 +34,58 @@ class Samples:
     """(B, K, L) log-probability of each, with gradients; 0 behind the end."""
 
 
-def draw_one(probabilities: Tensor) -> Tensor:
-    """Draw a token for each row, from torch's own random numbers."""
-    return torch.multinomial(probabilities, 1, replacement=True).squeeze(1)
-
-
-def behind_end(tokens: Tensor, eos: int) -> Tensor:
-    """Where the end came earlier.
-
-    Args:
-        tokens: (..., L) ids after the start.
-        eos: id of the end.
-
-    Returns:
-        (..., L) of bool.
-    """
-    ends = (tokens == eos).cumsum(dim=-1)
-    return (ends - (tokens == eos).long()) > 0
-
-
-def sample_with_gradients(
+def draw_and_score(
     model: ExpansionNet,
     x: Tensor,
     pads: Tensor | None,
-    vocabulary: Vocabulary,
     cfg: ScstConfig,
+    vocabulary: Vocabulary,
     *,
-    draw: Draw = draw_one,
+    draw: Draw | None = None,
 ) -> Samples:
-    """Draw samples and keep the gradients of every step, in the model's present mode.
+    """Draw K captions of each picture, and get their log-probabilities the way that ``cfg.scoring`` names.
 
     Args:
-        model: encodes each picture once and decodes each prefix.
+        model: in training mode, which it keeps.
         x: features or pictures, of B pictures.
         pads: (B,) padded visual tokens, or None.
+        cfg: how many samples, of how many words, with which dropout.
         vocabulary: ids of start, end and padding.
-        cfg: how many samples, of how many words.
-        draw: chooses tokens; the original draws all N rows at every step.
+        draw: chooses the words; None: `torch.multinomial` over all N rows at every step, from torch's own
+            random numbers, as in the original.
     """
-    encoded, repeated = _repeated(model, x, pads, cfg.num_samples)
-    eos = vocabulary.eos
-    tokens = torch.full((len(encoded), 1), vocabulary.sos, dtype=torch.int64, device=encoded.device)
-    steps: list[Tensor] = []
-    ended = torch.zeros(len(encoded), dtype=torch.bool, device=encoded.device)
-    for _ in range(cfg.scst_max_len):
-        log_probs = model.decode(encoded, tokens, repeated)[:, -1].float().log_softmax(dim=-1)  # (N, V)
-        chosen = draw(log_probs.detach().exp())
-        steps.append(log_probs.gather(1, chosen.unsqueeze(1)).squeeze(1).masked_fill(ended, 0.0))
-        tokens = torch.cat([tokens, chosen.masked_fill(ended, vocabulary.pad).unsqueeze(1)], dim=1)
-        ended = ended | (chosen == eos)
-        if bool(ended.all()):
-            break
-    shape = (-1, cfg.num_samples, len(steps))
-    return Samples(tokens=tokens[:, 1:].reshape(shape), log_probs=torch.stack(steps, dim=1).view(shape))
-
-
-def sample(
-    model: ExpansionNet,
-    x: Tensor,
-    pads: Tensor | None,
-    vocabulary: Vocabulary,
-    cfg: ScstConfig,
-    *,
-    draw: Draw = draw_one,
-) -> Tensor:
-    """Draw samples without gradients, by incremental decoding.
-
-    Args:
-        model: in evaluation mode, which the incremental decoder needs.
-        x: features or pictures, of B pictures.
-        pads: (B,) padded visual tokens, or None.
-        vocabulary: ids of start, end and padding.
-        cfg: how many samples, of how many words.
-        draw: chooses tokens.
-
-    Returns:
-        (B, K, L) ids after the start, as long as the longest sample.
-    """
-    with torch.no_grad():
-        state = begin(model, model.encode(x, pads), pads)
-        options = _options(vocabulary, cfg.scst_max_len, cfg.num_samples)
-        found = decode.sample(stepper(model), state, options, draw=lambda p, rows: draw(p))
-    return _trimmed(found.tokens, vocabulary.eos)
+    options = _options(cfg, vocabulary, cfg.num_samples, gradients=cfg.scoring == "original")
+    drawing = draw or multinomial_draw(len(x) * cfg.num_samples)
+    if cfg.scoring == "original":
+        modules = [model] if cfg.sample_mode == "eval" else []
+        with evaluating(*modules):
+            state = prefix.begin(model.encode(x, pads), pads)
+            found = decode.sample(prefix.stepper(model), state, options, draw=drawing)
+        return Samples(tokens=found.tokens, log_probs=found.log_probs)
+    with torch.no_grad(), evaluating(model):
+        state = cached.begin(model, model.encode(x, pads), pads)
+        tokens = decode.sample(cached.stepper(model), state, options, draw=drawing).tokens
+    return score(model, x, pads, _trimmed(tokens, vocabulary.eos), vocabulary)
 
 
 def greedy(
-    model: ExpansionNet, x: Tensor, pads: Tensor | None, vocabulary: Vocabulary, max_len: int
+    model: ExpansionNet, x: Tensor, pads: Tensor | None, cfg: ScstConfig, vocabulary: Vocabulary
 ) -> Tensor:
-    """The likeliest word at each place, in evaluation mode.
+    """The likeliest word at each place, without dropout.
+
+    Args:
+        model: in any mode, which it keeps.
+        x: features or pictures, of B pictures.
+        pads: (B,) padded visual tokens, or None.
+        cfg: of how many words.
+        vocabulary: ids of start, end and padding.
 
     Returns:
         (B, 1, L) ids after the start.
     """
     with torch.no_grad(), evaluating(model):
-        state = begin(model, model.encode(x, pads), pads)
-        return decode.greedy(stepper(model), state, _options(vocabulary, max_len, 0)).tokens
-
-
-def _options(vocabulary: Vocabulary, max_len: int, num_samples: int) -> decode.DecodeOptions:
-    return decode.DecodeOptions(
-        max_length=max_len,
-        num_samples=num_samples,
-        bos=vocabulary.sos,
-        eos=vocabulary.eos,
-        pad=vocabulary.pad,
-    )
-
-
-def _trimmed(tokens: Tensor, eos: int) -> Tensor:
-    """Without the columns that lie behind every sample's end."""
-    longest = int((~behind_end(tokens, eos)).sum(dim=-1).max())
-    return tokens[..., :longest]
+        state = cached.begin(model, model.encode(x, pads), pads)
+        return decode.greedy(cached.stepper(model), state, _options(cfg, vocabulary, 0)).tokens
 
 
 def score(
@@ -164,19 +100,44 @@ def score(
         tokens: (B, K, L) ids after the start.
         vocabulary: ids of start and end.
     """
-    images, count, length = tokens.shape
-    rows = tokens.view(images * count, length)
+    count = tokens.shape[1]
+    rows = tokens.flatten(0, 1)  # (N, L)
     before = F.pad(rows[:, :-1], (1, 0), value=vocabulary.sos)  # each word's predecessor
-    encoded, repeated = _repeated(model, x, pads, count)
+    encoded = model.encode(x, pads).repeat_interleave(count, dim=0)
+    repeated = None if pads is None else pads.repeat_interleave(count)
     # Nothing is masked: a word sees those before it alone, and what follows an end does not count.
     losses = word_losses(model.decode(encoded, before, repeated), rows, overwrite=True)
     counted = -losses.masked_fill(behind_end(rows, vocabulary.eos), 0.0)
     return Samples(tokens=tokens, log_probs=counted.view_as(tokens))
 
 
-def _repeated(
-    model: ExpansionNet, x: Tensor, pads: Tensor | None, count: int
-) -> tuple[Tensor, Tensor | None]:
-    """What each sample's decoder reads: (N, S, D), and (N,) numbers of padded visual tokens."""
-    encoded = model.encode(x, pads).repeat_interleave(count, dim=0)
-    return encoded, None if pads is None else pads.repeat_interleave(count)
+def behind_end(tokens: Tensor, eos: int) -> Tensor:
+    """Where the end came earlier.
+
+    Args:
+        tokens: (..., L) ids after the start.
+        eos: id of the end.
+
+    Returns:
+        (..., L) of bool.
+    """
+    ends = (tokens == eos).long()
+    return ends.cumsum(dim=-1) > ends
+
+
+def _trimmed(tokens: Tensor, eos: int) -> Tensor:
+    """Without the columns that lie behind every sample's end."""
+    return tokens[..., : int((~behind_end(tokens, eos)).sum(dim=-1).max())]
+
+
+def _options(
+    cfg: ScstConfig, vocabulary: Vocabulary, num_samples: int, *, gradients: bool = False
+) -> DecodeOptions:
+    return DecodeOptions(
+        max_length=cfg.scst_max_len,
+        num_samples=num_samples,
+        bos=vocabulary.sos,
+        eos=vocabulary.eos,
+        pad=vocabulary.pad,
+        gradients=gradients,
+    )

@@ -19,7 +19,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,21 +32,12 @@ from expansionnet.loss import smoothed_cross_entropy
 from expansionnet.model import ExpansionNet
 from expansionnet.radam import RAdam
 from expansionnet.reward import Reward, average_baseline
-from expansionnet.scst import (
-    Draw,
-    Samples,
-    behind_end,
-    draw_one,
-    greedy,
-    sample,
-    sample_with_gradients,
-    score,
-)
+from expansionnet.scst import behind_end, draw_and_score, greedy
 from expansionnet.vocabulary import Vocabulary
 from prunelab import dist
+from prunelab.decode import Draw
 from prunelab.errors import UserError
 from prunelab.optim import Schedule, guarded_step
-from prunelab.tracked import evaluating
 
 BASE_LR = 1.0
 """Learning rate that optimisers are made with; the schedule sets the real one."""
@@ -108,7 +99,7 @@ def scst_step(
     vocabulary: Vocabulary,
     reward: Reward,
     *,
-    draw: Draw = draw_one,
+    draw: Draw | None = None,
 ) -> Loss:
     """L_scst of a batch.
 
@@ -118,17 +109,20 @@ def scst_step(
         cfg: the run's configuration.
         vocabulary: words of the ids.
         reward: of this training split.
-        draw: chooses the words of samples; the default takes torch's own random numbers.
+        draw: chooses the words of samples; None: torch's own random numbers do.
     """
     x, pads = batch["x"], batch["pads"]
+
+    def rewards(tokens: Tensor) -> Tensor:
+        return reward.of_tokens(tokens, batch["indices"], vocabulary.words, vocabulary.eos)
+
     with _autocast(x.device, cfg):
-        samples = _samples(model, x, pads, cfg, vocabulary, draw)
-        plain = greedy(model, x, pads, vocabulary, cfg.scst.scst_max_len) if _is_greedy(cfg) else None
-    r = reward.of_tokens(samples.tokens, batch["indices"], vocabulary.words, vocabulary.eos)
-    if plain is None:
-        b = average_baseline(r)
-    else:
-        b = reward.of_tokens(plain, batch["indices"], vocabulary.words, vocabulary.eos).expand_as(r)
+        samples = draw_and_score(model, x, pads, cfg.scst, vocabulary, draw=draw)
+        likeliest = None
+        if cfg.scst.baseline == "greedy":
+            likeliest = greedy(model, x, pads, cfg.scst, vocabulary)
+    r = rewards(samples.tokens)
+    b = average_baseline(r) if likeliest is None else rewards(likeliest)
     count = torch.tensor(r.numel(), device=x.device)
     loss = scst_loss(r, b, samples.log_probs) * (count / _shared(count, cfg))
     counted = ~behind_end(samples.tokens, vocabulary.eos)
@@ -155,22 +149,6 @@ def scst_loss(r: Tensor, b: Tensor, log_probs: Tensor) -> Tensor:
     """
     advantage = (r - b).to(log_probs.device)
     return (advantage * -log_probs.sum(dim=-1)).mean()
-
-
-def _samples(
-    model: ExpansionNet, x: Tensor, pads: Tensor | None, cfg: Config, vocabulary: Vocabulary, draw: Draw
-) -> Samples:
-    """Draw w and get log p(w), the way that ``scoring`` names."""
-    scst = cfg.scst
-    with evaluating(model) if scst.sample_mode == "eval" else nullcontext():
-        if scst.scoring == "original":
-            return sample_with_gradients(model, x, pads, vocabulary, scst, draw=draw)
-        tokens = sample(model, x, pads, vocabulary, scst, draw=draw)
-    return score(model, x, pads, tokens, vocabulary)
-
-
-def _is_greedy(cfg: Config) -> bool:
-    return cfg.scst.baseline == "greedy"
 
 
 def _autocast(device: torch.device, cfg: Config) -> AbstractContextManager[Any]:
