@@ -49,9 +49,8 @@ class DynamicExpansion(nn.Module):
         scores = query @ self.key_linear(x).transpose(1, 2) / math.sqrt(x.shape[-1])  # (B, L*E, L)
         scores = self.drop_scores(scores)
         positive = torch.relu(scores)
-        negative = torch.relu(
-            -scores
-        )  # relu(z) - z has no accurate gradient where a sum is 0: terms of 1 / eps
+        # Not relu(z) - z: where a row's sum is 0, its gradient is lost beside terms of the size of 1 / eps.
+        negative = torch.relu(-scores)
         a = self.drop_a(self._forward_mix(positive, mask) @ self.class_a_embed(x)) + bias  # (B, L*E, D)
         b = self.drop_b(self._forward_mix(negative, mask) @ self.class_b_embed(x)) + bias
         mixed_a = self.drop_mixed_a(self._backward_mix(positive, mask) @ a)  # (B, L, D)

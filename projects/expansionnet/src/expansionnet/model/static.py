@@ -50,9 +50,8 @@ class StaticExpansion(nn.Module):
         scores = self.query_exp_vectors.weight @ keys.transpose(1, 2) / math.sqrt(x.shape[-1])  # (B, P, S)
         scores = self.drop_scores(scores)
         positive = torch.relu(scores)
-        negative = torch.relu(
-            -scores
-        )  # relu(z) - z has no accurate gradient where a sum is 0: terms of 1 / eps
+        # Not relu(z) - z: where a row's sum is 0, its gradient is lost beside terms of the size of 1 / eps.
+        negative = torch.relu(-scores)
         bias = self.bias_exp_vectors.weight
         a = self.drop_a(self._forward_mix(positive, seen) @ self.class_a_embed(x) + bias)  # (B, P, D)
         b = self.drop_b(self._forward_mix(negative, seen) @ self.class_b_embed(x) + bias)
