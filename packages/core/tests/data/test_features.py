@@ -5,7 +5,15 @@ import numpy as np
 import pytest
 
 from prunelab.data import features
-from prunelab.data.features import CachedFeatures, FolderFeatures, Hdf5Features, copy_to_store, open_features
+from prunelab.data.features import (
+    CachedFeatures,
+    FolderFeatures,
+    Hdf5Features,
+    check_features,
+    copy_to_store,
+    open_features,
+    read_batch,
+)
 from prunelab.data.loader import make_loader
 from prunelab.data.store import FeatureStore
 from prunelab.errors import UserError
@@ -163,3 +171,46 @@ def test_free_memory_is_read_as_linux_tells_it(tmp_path: Path):
     assert features.free_share(tmp_path / "none") == 0.0
     info.write_text("MemTotal: 1000 kB\n")
     assert features.free_share(info) == 0.0
+
+
+def test_batches_of_every_layout_are_padded_and_equal(tmp_path: Path):
+    source = open_features(folder(tmp_path / "folder"))
+    copy_to_store(source, VALUES, tmp_path / "store", dtype="float32")
+    ids = [3, 8, 3, 1]
+    for each in (
+        source,
+        open_features(hdf5(tmp_path / "f.h5", "_features")),
+        FeatureStore(tmp_path / "store"),
+    ):
+        batch, counts = read_batch(each, ids)
+        assert (batch.shape, batch.dtype, counts.tolist()) == ((4, 3, 5), np.float32, [1, 3, 1, 2])
+        for rows, count, image_id in zip(batch, counts, ids, strict=True):
+            assert np.array_equal(rows[:count], VALUES[image_id])
+            assert not rows[count:].any()
+
+
+def test_an_hdf5_file_in_half_precision_stays_so_and_other_types_become_float32(tmp_path: Path):
+    with h5py.File(tmp_path / "f.h5", "w") as file:
+        file["1_features"] = np.ones((2, 3), np.float16)
+        file["2_features"] = np.ones((2, 2, 3), np.float16)
+        file["3_features"] = np.ones(3)
+        file["4_features"] = np.ones((2, 4), np.float16)
+        file["5_features"] = np.array(["a"], "S1")
+        file["1_cls_prob"] = np.ones(2)
+        file["1_img"] = np.ones((3, 2, 2), np.float32)
+    source = Hdf5Features(tmp_path / "f.h5")
+    assert read_batch(source, [1, 2])[0].dtype == np.float16
+    batch, counts = read_batch(source, [2, 3])
+    assert (batch.dtype, batch.shape, counts.tolist()) == (np.float32, (2, 4, 3), [4, 1])
+    with pytest.raises(UserError, match=r"image 4 are 4 values wide; expected 3, as those of image 1"):
+        read_batch(source, [1, 4])
+    with pytest.raises(UserError, match=r"'5_features': holds \|S1"):
+        read_batch(source, [5])
+    assert Hdf5Features(tmp_path / "f.h5", suffix="_img").array(1).shape == (3, 2, 2)
+
+
+def test_missing_features_are_counted_and_the_first_five_named(tmp_path: Path):
+    source = open_features(hdf5(tmp_path / "f.h5", ""))
+    check_features(source, VALUES, where="f.h5")
+    with pytest.raises(UserError, match=r"^f.h5: no features of 7 of 12 images: 20, 21, 22, 23, 24, \.\.\.$"):
+        check_features(source, [1, 2, 3, 4, 5, *range(20, 27)], where="f.h5")

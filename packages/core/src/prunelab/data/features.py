@@ -1,12 +1,14 @@
 """Features of pictures behind one interface: a folder of NumPy files, an HDF5 file, or a store of our own."""
 
+# B images of a batch, S rows of the longest, n rows of an image, F width
+
 from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -31,13 +33,76 @@ class FeatureSource(Protocol):
         ...
 
 
+@runtime_checkable
+class BatchSource(Protocol):
+    """Features that can be read for several images at once."""
+
+    def get_batch(self, ids: Sequence[int], /) -> tuple[np.ndarray, np.ndarray]:
+        """See `read_batch`."""
+        ...
+
+
+def read_batch(source: FeatureSource, ids: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """The features of several images in one array, padded with zeros to the longest.
+
+    Args:
+        source: where they are.
+        ids: images, at least one.
+
+    Returns:
+        The batch (B, S, F) float32, or float16 where all of it is kept so, and each image's rows (B,) int64.
+
+    Raises:
+        UserError: some are missing or damaged, or they are of differing widths.
+    """
+    if isinstance(source, BatchSource):
+        return source.get_batch(ids)
+    items = [source.get(image_id) for image_id in ids]
+    counts = np.array([len(item) for item in items], np.int64)
+    _expect_one_width(None, ids, [item.shape[1] for item in items])
+    batch = np.zeros((len(items), counts.max(), items[0].shape[1]), np.float32)
+    for target, item in zip(batch, items, strict=True):
+        target[: len(item)] = item
+    return batch, counts
+
+
+def check_features(source: FeatureSource, ids: Iterable[int], *, where: StrPath) -> None:
+    """See whether there are features of all images.
+
+    Raises:
+        UserError: some have none; with their number and the first five.
+    """
+    wanted = list(ids)
+    missing = [image_id for image_id in wanted if image_id not in source]
+    if missing:
+        more = ", ..." if len(missing) > 5 else ""
+        raise UserError(
+            f"{where}: no features of {len(missing)} of {len(wanted)} images: "
+            f"{', '.join(map(str, missing[:5]))}{more}"
+        )
+
+
+def _expect_one_width(path: Path | None, ids: Sequence[int], widths: Sequence[int]) -> None:
+    other = next((place for place, width in enumerate(widths) if width != widths[0]), None)
+    if other is not None:
+        where = f"{path}: " if path else ""
+        raise UserError(
+            f"{where}features of image {ids[other]} are {widths[other]} values wide; expected {widths[0]}, "
+            f"as those of image {ids[0]}"
+        )
+
+
+def _expect_numbers(kind: np.dtype, shape: tuple[int, ...], where: str) -> None:
+    if kind.kind not in "fiu" or not shape:
+        raise UserError(f"{where}: holds {kind} of shape {shape}; expected rows of numbers")
+    if 0 in shape:
+        raise UserError(f"{where}: holds no values (shape {shape}); expected at least one row")
+
+
 def _as_rows(values: Any, where: str) -> np.ndarray:
     """An array as it was stored, as (n, F) float32; a single vector becomes one row."""
     array = np.asarray(values)
-    if array.dtype.kind not in "fiu" or array.ndim == 0:
-        raise UserError(f"{where}: holds {array.dtype} of shape {array.shape}; expected rows of numbers")
-    if array.size == 0:
-        raise UserError(f"{where}: holds no values (shape {array.shape}); expected at least one row")
+    _expect_numbers(array.dtype, array.shape, where)
     return array.reshape(-1, array.shape[-1]).astype(np.float32, copy=False)  # (..., F) -> (n, F)
 
 
@@ -90,17 +155,22 @@ def _first_line(error: Exception) -> str:
 
 
 class Hdf5Features:
-    """An HDF5 file with one data set an image, named ``<image id>`` or ``<image id>_features``.
+    """An HDF5 file with one data set an image, named by its id and a suffix that all of them share.
 
     The file is opened by each process when it first reads: a handle that was carried over a fork reads
     garbage.
+
+    Args:
+        path: the file.
+        suffix: what follows the id; None: ``_features`` or nothing, as the file has it.
     """
 
-    def __init__(self, path: StrPath) -> None:
+    def __init__(self, path: StrPath, *, suffix: str | None = None) -> None:
         self.path = Path(path)
         self._handle: Any = None
         self._process = -1
-        self._suffix = "_features" if self._any_key().endswith("_features") else ""
+        first = self._any_key()
+        self._suffix = suffix if suffix is not None else "_features" if "_" in first else ""
         self.close()  # so that no handle is carried over a fork
 
     def _file(self) -> Any:
@@ -130,18 +200,66 @@ class Hdf5Features:
         """Whether the image's data set is there."""
         return f"{image_id}{self._suffix}" in self._file()
 
+    def _name(self, image_id: int) -> str:
+        name = f"{image_id}{self._suffix}"
+        if name not in self._file():
+            raise UserError(f"{self.path}: no features of image {image_id}; expected a data set {name!r}")
+        return name
+
+    def array(self, image_id: int) -> np.ndarray:
+        """Read one data set in the shape and type that it has.
+
+        Raises:
+            UserError: it is missing or damaged.
+        """
+        name = self._name(image_id)
+        try:
+            return np.asarray(self._file()[name][()])
+        except (OSError, RuntimeError, TypeError, AttributeError) as error:
+            raise self._unreadable(name, error) from error
+
     def get(self, image_id: int) -> np.ndarray:
         """Read one data set; see `FeatureSource.get`."""
-        name = f"{image_id}{self._suffix}"
-        file = self._file()
-        if name not in file:
-            raise UserError(f"{self.path}: no features of image {image_id}; expected a data set {name!r}")
+        return _as_rows(self.array(image_id), f"{self.path}: data set '{image_id}{self._suffix}'")
+
+    def get_batch(self, ids: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """Read several data sets into one array; see `read_batch`.
+
+        Below h5py's objects, which take longer than reading does.
+        """
+        found = [self._open(image_id) for image_id in ids]
+        shapes = [dataset.shape for dataset in found]
+        counts = np.array([np.prod(shape[:-1], dtype=np.int64) for shape in shapes], np.int64)
+        _expect_one_width(self.path, ids, [shape[-1] for shape in shapes])
+        half = all(dataset.dtype == np.float16 for dataset in found)
+        batch = np.empty((len(ids), counts.max(), shapes[0][-1]), np.float16 if half else np.float32)
+        from h5py import h5s
+
+        for place, (dataset, shape, count) in enumerate(zip(found, shapes, counts, strict=True)):
+            try:
+                dataset.read(
+                    h5s.ALL, h5s.ALL, batch[place, :count].reshape(shape)
+                )  # a view: it is in one piece
+            except (OSError, RuntimeError, TypeError) as error:
+                raise self._unreadable(f"{ids[place]}{self._suffix}", error) from error
+            batch[place, count:] = 0
+        return batch, counts
+
+    def _open(self, image_id: int) -> Any:
+        """An image's data set, seen to hold rows of numbers."""
+        from h5py import h5d  # pyright: ignore[reportAttributeAccessIssue] - a module in C
+
+        name = self._name(image_id)
         try:
-            return _as_rows(file[name][()], f"{self.path}: data set {name!r}")
-        except (OSError, RuntimeError, TypeError, AttributeError) as error:
-            raise UserError(
-                f"{self.path}: data set {name!r} cannot be read ({_first_line(error)})"
-            ) from error
+            dataset = h5d.open(self._file().id, name.encode())
+            shape, kind = dataset.shape, dataset.dtype
+        except (OSError, RuntimeError, TypeError, ValueError, KeyError) as error:
+            raise self._unreadable(name, error) from error
+        _expect_numbers(kind, shape, f"{self.path}: data set {name!r}")
+        return dataset
+
+    def _unreadable(self, name: str, error: Exception) -> UserError:
+        return UserError(f"{self.path}: data set {name!r} cannot be read ({_first_line(error)})")
 
 
 def open_features(path: StrPath) -> FeatureSource:
