@@ -45,6 +45,7 @@ def refused(check: Callable[..., None], *values: object) -> str:
             ("optim", "adagard", ("adam", "adagrad", None)),
             "optim is 'adagard', expected one of adam, adagrad, None; did you mean adagrad?",
         ),
+        (check_one_of, ("optim", "sgd", ("adam", "rprop")), "optim is 'sgd', expected one of adam, rprop"),
     ],
 )
 def test_what_is_out_of_range_is_named_with_the_range(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from prunelab.doors.names import did_you_mean
+from prunelab.doors.names import did_you_mean, nearest
 from prunelab.errors import UserError
 
 
@@ -17,8 +17,8 @@ def check_one_of(name: str, value: object, allowed: Iterable[object]) -> None:
     choices = list(allowed)
     if value not in choices:
         words = [str(choice) for choice in choices]
-        hint = did_you_mean(str(value), words)
-        raise UserError(f"{name} is {value!r}, expected one of {', '.join(words)}; {hint}")
+        hint = f"; {did_you_mean(str(value), words)}" if nearest(str(value), words) else ""
+        raise UserError(f"{name} is {value!r}, expected one of {', '.join(words)}{hint}")
 
 
 def check_at_least(name: str, value: float, least: float) -> None:
