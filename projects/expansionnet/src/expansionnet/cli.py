@@ -181,6 +181,17 @@ def parse_train(argv: Sequence[str] | None = None) -> Raw:
     return Raw(print_config=typed.pop("print_config", False), typed=typed)
 
 
+def _named(typed: dict[str, Any], field: str) -> None:
+    """Put the value of ``--model`` where it belongs: a place in ``field``, a number in ``model_dim``.
+
+    The original's parsers complete ``--model`` to ``--model_dim``.
+    """
+    text = typed.pop("model", None)
+    if text is not None:
+        name, value = ("model_dim", int(text)) if text.isdecimal() else (field, text)
+        typed.setdefault(name, value)
+
+
 def _split(cls: type, typed: dict[str, Any]) -> dict[str, Any]:
     """What was typed as arguments of a dataclass; what is no field of it goes to its field ``typed``."""
     names = {f.name for f in fields(cls)}
@@ -208,9 +219,9 @@ def parse_test(argv: Sequence[str] | None = None) -> TestOptions:
     _add_size(parser)
     _add_own(parser, {**shown, **MODEL, **BACKBONE}, docs)
     typed = typed_flags(parser, argv)
-    ours = typed.pop("model", "")
-    found = _split(TestOptions, typed)
-    return TestOptions(**{"save_model_path": ours, "original": "save_model_path" in typed} | found)
+    original = "save_model_path" in typed
+    _named(typed, "save_model_path")
+    return TestOptions(original=original, **_split(TestOptions, typed))
 
 
 def parse_demo(argv: Sequence[str] | None = None) -> DemoOptions:
@@ -232,7 +243,8 @@ def parse_demo(argv: Sequence[str] | None = None) -> DemoOptions:
     _add_own(parser, {**own, **_but(MODEL, flags), **BACKBONE}, docs)
     typed = typed_flags(parser, argv)
     files = (*typed.pop("files", ()), *typed.pop("image_paths", ()))
-    return DemoOptions(**{"load_path": typed.pop("model", "")} | _split(DemoOptions, typed), files=files)
+    _named(typed, "load_path")
+    return DemoOptions(files=files, **_split(DemoOptions, typed))
 
 
 def _but(flags: Flags, others: Flags) -> Flags:
