@@ -2,6 +2,7 @@
 
 The encoder runs once; at every step the decoder reads all sentences from their start, with the visual tokens
 repeated for every beam, masks made by loops over the batch, and keys and values of the attention made anew.
+Dropouts are in their places and drawn in the order of the network's own forward, for the rows of training.
 
 # B images, K beams, N = B * K, L words, S visual tokens, D width, P and E expansion vectors
 """
@@ -52,16 +53,17 @@ def causal_mask_plain(length: int, pads: Sequence[int]) -> Tensor:
 
 def encode_plain(model: ExpansionNet, x: Tensor, pads: Sequence[int]) -> Tensor:
     """Visual tokens (B, S, F) as the decoder reads them, (B, S, D)."""
-    x = model.input_linear(x.float())
+    x = model.enc_input_drop(model.input_linear(x.float()))
     vectors = sum(model.cfg.num_exp_enc_list)
     mask = pad_mask_plain(vectors, x.shape[1], [0] * len(x), pads)
     outputs = []
     for layer in model.encoders:
         assert isinstance(layer, EncoderLayer)
-        x = x + _static_plain(layer.stc_exp, layer.norm_1(x), mask)
-        x = x + _feed_forward_plain(layer.ff, layer.norm_2(x))
+        x = x + layer.drop_1(_static_plain(layer.stc_exp, layer.norm_1(x), mask))
+        x = x + layer.drop_2(_feed_forward_plain(layer.ff, layer.norm_2(x)))
         outputs.append(x)
-    return model.enc_reduce_norm(x + model.enc_reduce_group(torch.cat(outputs, dim=-1)))
+    joined = model.enc_reduce_group(torch.cat(outputs, dim=-1))
+    return model.enc_reduce_norm(x + model.enc_reduce_drop(joined))
 
 
 def decode_plain(
@@ -69,42 +71,49 @@ def decode_plain(
 ) -> Tensor:
     """Log-probabilities (N, L, V) of the words after the words (N, L), given visual tokens (N, S, D)."""
     length = tokens.shape[1]
-    y = model.out_embedder(tokens) * math.sqrt(model.cfg.model_dim)
+    y = model.dec_input_drop(model.out_embedder(tokens)) * math.sqrt(model.cfg.model_dim)
     y = y + model.pos_encoder(torch.arange(length).repeat(len(tokens), 1))
     mask = causal_mask_plain(length, pads)
     cross = pad_mask_plain(length, encoded.shape[1], pads, enc_pads)
     outputs = []
     for layer in model.decoders:
         assert isinstance(layer, DecoderLayer)
-        y = y + _dynamic_plain(layer.dyn_exp, layer.norm_1(y), mask)
-        y = y + _attention_plain(layer.mha, layer.norm_2(y), encoded, cross)
-        y = y + _feed_forward_plain(layer.ff, layer.norm_3(y))
+        y = y + layer.drop_1(_dynamic_plain(layer.dyn_exp, layer.norm_1(y), mask))
+        y = y + layer.drop_2(_attention_plain(layer.mha, layer.norm_2(y), encoded, cross))
+        y = y + layer.drop_3(_feed_forward_plain(layer.ff, layer.norm_3(y)))
         outputs.append(y)
-    y = model.dec_reduce_norm(y + model.dec_reduce_group(torch.cat(outputs, dim=-1)))
+    joined = model.dec_reduce_group(torch.cat(outputs, dim=-1))
+    y = model.dec_reduce_norm(y + model.dec_reduce_drop(joined))
     return F.log_softmax(model.vocab_linear(y), dim=-1)
 
 
 def _feed_forward_plain(ff: FeedForward, x: Tensor) -> Tensor:
-    return ff.linear_2(torch.relu(ff.linear_1(x)))
+    return ff.linear_2(ff.drop(torch.relu(ff.linear_1(x))))
 
 
 def _static_plain(block: StaticExpansion, x: Tensor, mask: Tensor) -> Tensor:
     batch, width = len(x), x.shape[-1]
     query = block.query_exp_vectors.weight.repeat(batch, 1, 1)  # (B, P, D)
     bias = block.bias_exp_vectors.weight.repeat(batch, 1, 1)  # (B, P, D)
-    z = query @ block.key_embed(x).transpose(1, 2) / math.sqrt(width)  # (B, P, S)
-    paths = []
-    for signed, values in ((z, block.class_a_embed(x)), (-z, block.class_b_embed(x))):
+    z = block.drop_scores(query @ block.key_embed(x).transpose(1, 2) / math.sqrt(width))  # (B, P, S)
+
+    def expand(signed: Tensor, values: Tensor) -> Tensor:
         forward = torch.relu(signed).masked_fill(mask == 0, 0.0)
         forward = forward / (forward.sum(dim=-1, keepdim=True) + block.eps)
-        expanded = forward @ values + bias  # (B, P, D)
+        return forward @ values + bias  # (B, P, D)
+
+    def contract(signed: Tensor, expanded: Tensor) -> Tensor:
         backward = torch.relu(signed).transpose(1, 2)  # (B, S, P)
         groups = [
             part / (part.sum(dim=-1, keepdim=True) + block.eps) for part in backward.split(block.groups, -1)
         ]
-        paths.append(torch.cat(groups, dim=-1) @ expanded / len(block.groups))
+        return torch.cat(groups, dim=-1) @ expanded / len(block.groups)
+
+    a = block.drop_a(expand(z, block.class_a_embed(x)))
+    b = block.drop_b(expand(-z, block.class_b_embed(x)))
+    a, b = block.drop_mixed_a(contract(z, a)), block.drop_mixed_b(contract(-z, b))
     share = torch.sigmoid(block.selector_embed(x))
-    return share * paths[0] + (1 - share) * paths[1]
+    return share * a + (1 - share) * b
 
 
 def _dynamic_plain(block: DynamicExpansion, x: Tensor, mask: Tensor) -> Tensor:
@@ -113,18 +122,23 @@ def _dynamic_plain(block: DynamicExpansion, x: Tensor, mask: Tensor) -> Tensor:
     condition = block.cond_embed(x).unsqueeze(2)  # (N, L, 1, D)
     query = (block.query_exp_vectors.weight + condition).view(batch, length * vectors, width)
     bias = (block.bias_exp_vectors.weight + condition).view(batch, length * vectors, width)
-    z = query @ block.key_linear(x).transpose(1, 2) / math.sqrt(width)  # (N, L*E, L)
+    z = block.drop_scores(query @ block.key_linear(x).transpose(1, 2) / math.sqrt(width))  # (N, L*E, L)
     down = mask.unsqueeze(2).expand(-1, -1, vectors, -1).reshape(batch, length * vectors, length)
     across = mask.unsqueeze(3).expand(-1, -1, -1, vectors).reshape(batch, length, length * vectors)
-    paths = []
-    for signed, values in ((z, block.class_a_embed(x)), (-z, block.class_b_embed(x))):
+
+    def expand(signed: Tensor, values: Tensor) -> Tensor:
         forward = torch.relu(signed).masked_fill(down == 0, 0.0)
-        forward = forward / (forward.sum(dim=-1, keepdim=True) + block.eps)
+        return forward / (forward.sum(dim=-1, keepdim=True) + block.eps) @ values  # (N, L*E, D)
+
+    def contract(signed: Tensor, expanded: Tensor) -> Tensor:
         backward = torch.relu(signed).transpose(1, 2).masked_fill(across == 0, 0.0)
-        backward = backward / (backward.sum(dim=-1, keepdim=True) + block.eps)
-        paths.append(backward @ (forward @ values + bias))
+        return backward / (backward.sum(dim=-1, keepdim=True) + block.eps) @ expanded  # (N, L, D)
+
+    a = block.drop_a(expand(z, block.class_a_embed(x))) + bias
+    b = block.drop_b(expand(-z, block.class_b_embed(x))) + bias
+    a, b = block.drop_mixed_a(contract(z, a)), block.drop_mixed_b(contract(-z, b))
     share = torch.sigmoid(block.selector_embed(x))
-    return share * paths[0] + (1 - share) * paths[1]
+    return share * a + (1 - share) * b
 
 
 def _attention_plain(mha: CrossAttention, x: Tensor, encoded: Tensor, mask: Tensor) -> Tensor:
