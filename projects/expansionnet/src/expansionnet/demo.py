@@ -1,39 +1,109 @@
-"""Show what the best model of a run folder says about a few points."""
+"""``demo``: say what is on a picture."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 
-import torch
+from expansionnet.captioner import Captioner
+from expansionnet.cli import parse_demo
+from expansionnet.layout import found, newest_model
+from expansionnet.loading import load
+from expansionnet.options import DemoOptions
+from prunelab import dist
+from prunelab.data.captions import open_pictures
+from prunelab.errors import UserError, entry
+from prunelab.report import gallery
+from prunelab.util import atomic_write
 
-from expansionnet.cli import parse
-from expansionnet.config import Config, lower
-from expansionnet.model.network import Network
-from expansionnet.train import run_folder
-from prunelab.config import to_plain, yaml_text
-from prunelab.errors import entry
-
-POINTS = ((1.0, 0.0), (0.0, -1.0), (2.0, 0.0), (-1.4, 1.4))
+PAGE, SHEET = "captions.html", "captions.png"
+"""What ``output`` gets."""
+SHOWN = 12
+"""Pictures of the newest tour that are captioned where none is named."""
 
 
-@torch.no_grad()
-def classify(cfg: Config) -> list[int]:
-    """The class of each point of `POINTS`."""
-    model = Network.load(run_folder(cfg.run) / "best")
-    return model.eval()(torch.tensor(POINTS)).argmax(1).tolist()
+def demo(options: DemoOptions) -> dict[str, str]:
+    """Caption the pictures, print the captions, and write a page of them and a JSON file where asked to.
+
+    Returns:
+        Picture to caption.
+
+    Raises:
+        UserError: no model, no picture, or a model that reads features and no backbone.
+    """
+    files = pictures(options.files)
+    captions = captioner_of(options).caption(files, beam_size=options.beam_size)
+    said = {str(file): caption for file, caption in zip(files, captions, strict=True)}
+    if options.json == "-":
+        print(json.dumps(said, indent=1, ensure_ascii=False))
+    else:
+        for file, caption in said.items():
+            print(f"{file}: {caption}")
+    if options.json not in ("", "-"):
+        with atomic_write(options.json, "w") as file:
+            json.dump(said, file, indent=1, ensure_ascii=False)
+    if options.output:
+        write_page(said, Path(options.output))
+    return said
+
+
+def captioner_of(options: DemoOptions) -> Captioner:
+    """The model that is asked for, decoding as asked for.
+
+    Raises:
+        UserError: it is not there, or its words or its backbone are not known.
+    """
+    model = load(
+        options.load_path or newest_model(),
+        vocab_path=found(options.vocab_path) if options.vocab_path else None,
+        backbone=found(options.backbone) if options.backbone else None,
+        device=dist.start(options.device),
+        **options.typed,
+    )
+    faithful = options.preset == "faithful"
+    model.black_pictures = faithful
+    model.decode = replace(model.decode, max_len=options.max_len, suppress_unk=not faithful)
+    return model
+
+
+def pictures(files: Sequence[str]) -> list[Path]:
+    """The pictures that are named, those of a folder by name; none named: some that the newest tour drew.
+
+    Raises:
+        UserError: a folder without pictures, or nothing is named and there is no tour.
+    """
+    if files:
+        places = [Path(file) for file in files]
+        return [picture for place in places for picture in (_in(place) if place.is_dir() else [place])]
+    for folder in [newest_model(), *newest_model().resolve().parents[:3]]:
+        drawn = sorted(folder.glob("*/test/img/*.jpg"))
+        if drawn:
+            return drawn[:SHOWN]
+    raise UserError("no picture is named, and the newest model is not a tour's: expected demo FILE...")
+
+
+def _in(folder: Path) -> list[Path]:
+    return [record.path for record in open_pictures(folder).records]
+
+
+def write_page(said: Mapping[str, str], folder: Path) -> None:
+    """Write pictures with their captions as one page and as one picture."""
+    folder.mkdir(parents=True, exist_ok=True)
+    items = [(Path(file), [caption]) for file, caption in said.items()]
+    gallery(items, folder / PAGE, folder / SHEET, title="Captions")
+    print(f"page: {folder / PAGE}")
 
 
 @entry
 def main(argv: Sequence[str] | None = None) -> None:
-    """Parse, lower, go."""
-    raw = parse("demo", argv)
-    dry = raw.pop("dry_run", False)
-    cfg = lower(raw)
-    if dry:
-        print(yaml_text(to_plain(cfg)))
+    """Run ``demo``."""
+    options = parse_demo(argv)
+    if options.dry_run:
+        print(options)
         return
-    for point, ring in zip(POINTS, classify(cfg), strict=True):
-        print(f"{point}: ring {ring}")
+    demo(options)
 
 
 if __name__ == "__main__":
