@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from expansionnet import text
 from expansionnet.layout import VOCABULARY_FILE
-from expansionnet.text import words
 from prunelab.errors import UserError
 from prunelab.util import StrPath, read_json, restricted_load, write_json
 
@@ -43,7 +43,7 @@ class Corpus:
     """(n + 1,) int64: where each caption begins in `ids`, and where the last one ends."""
 
     @classmethod
-    def read(cls, captions: Iterable[str], *, split: Callable[[str], list[str]] = words) -> Corpus:
+    def read(cls, captions: Iterable[str], *, split: Callable[[str], list[str]] = text.words) -> Corpus:
         """Split captions into words, each caption once.
 
         Args:
@@ -144,7 +144,7 @@ class Vocabulary:
 
     def encode(self, raw: str) -> list[int]:
         """Ids of a caption as written, with start and end."""
-        return [self.sos, *(self.id(word) for word in words(raw)), self.eos]
+        return [self.sos, *(self.id(word) for word in text.words(raw)), self.eos]
 
     def decode(self, ids: Iterable[int]) -> list[str]:
         """Words of a caption: without start, up to the end."""
@@ -217,7 +217,8 @@ def _file_of(path: Path) -> Path:
     found = next((spot for spot in spots if spot.is_file()), None)
     if found is None:
         raise UserError(
-            f"{path}: no vocabulary there, expected {VOCABULARY_FILE}, a model folder with one, or the original's pickle"
+            f"{path}: no vocabulary there, expected {VOCABULARY_FILE}, a model folder with one, or the "
+            "original's pickle"
         )
     return found
 
@@ -240,12 +241,8 @@ def _from_json(path: Path) -> Vocabulary:
     for name, number in numbers.items():
         if not isinstance(number, int) or number < 0:
             raise UserError(f"{path}: {name} is {number!r}, expected a whole number of at least 0")
-    try:
-        return Vocabulary(
-            words=_strings(content.get("words"), f"{path}: words"), specials=(pad, sos, eos, unk), **numbers
-        )
-    except UserError as error:
-        raise UserError(error if str(error).startswith(str(path)) else f"{path}: {error}") from error
+    listed = _strings(content.get("words"), f"{path}: words")
+    return _checked(path, words=listed, specials=(pad, sos, eos, unk), **numbers)
 
 
 def _from_pickle(path: Path) -> Vocabulary:
@@ -256,7 +253,11 @@ def _from_pickle(path: Path) -> Vocabulary:
     listed = _strings(content["idx2word_list"], f"{path}: idx2word_list")
     if content["word2idx_dict"] != {word: place for place, word in enumerate(listed)}:
         raise UserError(f"{path}: word2idx_dict and idx2word_list differ, expected the same ids in both")
+    return _checked(path, words=listed, specials=(PAD, str(content["sos_str"]), str(content["eos_str"]), UNK))
+
+
+def _checked(path: Path, **fields: Any) -> Vocabulary:
     try:
-        return Vocabulary(words=listed, specials=(PAD, str(content["sos_str"]), str(content["eos_str"]), UNK))
+        return Vocabulary(**fields)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
