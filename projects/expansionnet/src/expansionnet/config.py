@@ -328,8 +328,8 @@ class QuirkConfig:
     """A picture that is not RGB is replaced by a black one, and none is turned upright as its EXIF data says;
     else pictures are converted and turned."""
     lenient_captions: bool = False
-    """Of the caption file, entries of unknown splits are left out, and of two entries of a split with the same
-    id the later one takes the place of the earlier; else both are refused."""
+    """Of the caption file, entries of unknown splits are left out, and of two entries of a split with the
+    same id the later one takes the place of the earlier; else both are refused."""
     first_step_alone: bool = False
     """Updates happen after micro-batches 1, 1 + num_accum, 1 + 2 num_accum, ..., and what is left at the end
     is dropped; else after every num_accum, and after the last."""
