@@ -13,7 +13,8 @@ import pytest
 
 from expansionnet import cli
 from expansionnet.config import Config, QuirkConfig, SwinConfig
-from expansionnet.lowering import FAITHFUL, FIELDS, TOUR, lower, lower_test, lower_values, run_folder, saves
+from expansionnet.layout import run_folder, saves
+from expansionnet.lowering import FAITHFUL, FIELDS, TOUR, lower, lower_test, lower_values
 from expansionnet.options import (
     ConvertOptions,
     DemoOptions,

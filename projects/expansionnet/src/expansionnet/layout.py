@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from expansionnet.config import Config
+from expansionnet.config import Config, RunOptions
 from prunelab.errors import UserError
 
 RAW_DATA, SAVES = "github_ignore_material/raw_data", "github_ignore_material/saves"
@@ -81,6 +81,21 @@ def written(path: str | Path) -> Path:
     typed, runs = Path(path), os.environ.get("PRUNELAB_RUNS")
     stays = typed.is_absolute() or typed.exists() or (len(typed.parts) > 1 and typed.parent.is_dir())
     return typed if stays or not runs else Path(runs) / _below(typed)
+
+
+def run_folder(cfg: Config) -> Path:
+    """The folder of a run: ``output``, else the one of its kind in ``save_path``."""
+    return Path(cfg.run.output) if cfg.run.output else saves(cfg) / run_kind(cfg)
+
+
+def saves(cfg: Config) -> Path:
+    """The folder of the original's checkpoints: ``save_path``.
+
+    A run with an ``output`` keeps them there, in ``saves``, unless ``save_path`` was set as well.
+    """
+    if cfg.run.output and cfg.run.save_path == RunOptions().save_path:
+        return Path(cfg.run.output) / "saves"
+    return written(cfg.run.save_path)
 
 
 def newest_model() -> Path:

@@ -1,14 +1,12 @@
-"""From what was typed to a `Config`: presets, sizes, flags, the tour; and where a run of it lies."""
+"""From what was typed to a `Config`: presets, sizes, flags, the tour."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from expansionnet.config import Config, ModelConfig, QuirkConfig, RunOptions, SwinConfig
-from expansionnet.layout import run_kind, written
+from expansionnet.config import Config, ModelConfig, QuirkConfig, SwinConfig
 from expansionnet.options import TestOptions
 from prunelab.config import Flat, from_plain, to_plain
 from prunelab.errors import UserError
@@ -186,21 +184,6 @@ def model_config(typed: Mapping[str, Any], base: ModelConfig | None = None) -> M
         swin = from_plain(SwinConfig, values["swin"] | parts, where="the command line")
         values |= {"swin": to_plain(swin), "img_feature_dim": typed.get("img_feature_dim", swin.width)}
     return from_plain(ModelConfig, values, where="the command line")
-
-
-def run_folder(cfg: Config) -> Path:
-    """The folder of a run: ``output``, else the one of its kind in ``save_path``."""
-    return Path(cfg.run.output) if cfg.run.output else saves(cfg) / run_kind(cfg)
-
-
-def saves(cfg: Config) -> Path:
-    """The folder of the original's checkpoints: ``save_path``.
-
-    A run with an ``output`` keeps them there, in ``saves``, unless ``save_path`` was set as well.
-    """
-    if cfg.run.output and cfg.run.save_path == RunOptions().save_path:
-        return Path(cfg.run.output) / "saves"
-    return written(cfg.run.save_path)
 
 
 def _lower_tour(typed: dict[str, Any]) -> Config:
