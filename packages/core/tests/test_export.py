@@ -206,6 +206,33 @@ def test_a_file_that_would_differ_is_not_written(tmp_path: Path, monkeypatch: py
     )
 
 
+class Shares(nn.Module):
+    """What a row's numbers are of its sum; a row of zeros has shares of 0, by an epsilon."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x / (x.sum(-1, keepdim=True) + 1e-9).view(x.shape[0], 1)
+
+
+def test_graphs_that_are_folded_or_left_alone_keep_small_epsilons(tmp_path: Path) -> None:
+    sizes = {}
+    for simplify in ("fold", "no"):
+        rows = torch.tensor([[1.0, 3.0], [0.0, 0.0]])
+        report = to_onnx(
+            Shares(),
+            (rows,),
+            tmp_path / f"{simplify}.onnx",
+            input_names=["x"],
+            output_names=["y"],
+            dynamic={"x": {0: "rows"}},
+            simplify=simplify,
+        )
+        assert report.difference == 0
+        session = onnxruntime.InferenceSession(report.path)
+        assert session.run(None, {"x": rows.numpy()})[0].tolist() == [[0.25, 0.75], [0.0, 0.0]]
+        sizes[simplify] = len(onnx.load(report.path).graph.node)
+    assert sizes["fold"] < sizes["no"]
+
+
 @pytest.mark.parametrize(
     "answer", [lambda x: x + float("nan"), lambda x: x + float("inf"), lambda x: x[:1] + 1]
 )

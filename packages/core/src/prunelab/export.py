@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,10 @@ LARGEST_FILE = 2**31 - 1
 """Bytes that an ONNX file of one piece can hold."""
 
 Dynamic = Mapping[str, Mapping[int, str]]
+Simplify: TypeAlias = Literal["rewrite", "fold", "no"]
+"""How a graph is made smaller: ``rewrite`` lets the exporter replace parts of it, ``fold`` computes what is
+constant, ``no`` leaves all as it was traced. The exporter's rules take numbers below 1e-8 for zeros: an epsilon
+of 1e-9 is not added any more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +69,7 @@ def to_onnx(
     tolerance: float = 1e-4,
     metadata: Mapping[str, Any] | None = None,
     opset: int | None = None,
+    simplify: Simplify = "rewrite",
 ) -> ExportReport:
     """Write a module as one ONNX file, after comparing it with the module in onnxruntime.
 
@@ -85,6 +90,7 @@ def to_onnx(
         tolerance: Largest absolute difference that is accepted; whole numbers must be equal.
         metadata: Put into the file; what is no text is written as JSON.
         opset: Version of the operators; None takes the exporter's own choice.
+        simplify: How the graph is made smaller.
 
     Raises:
         UserError: The packages of ``prunelab[export]`` are missing, the module cannot be exported, or the
@@ -101,7 +107,7 @@ def to_onnx(
             raise ValueError(
                 f"{len(outputs)} outputs, but {len(output_names)} output_names {list(output_names)}"
             )
-        proto = _trace(flat, list(output_names), opset)
+        proto = _trace(flat, list(output_names), opset, simplify)
         content = {"producer": "prunelab", **(metadata or {})}
         import onnx
 
@@ -209,7 +215,7 @@ def _quiet() -> Iterator[None]:
         logging.disable(level)
 
 
-def _trace(flat: _Flat, output_names: list[str], opset: int | None) -> Any:
+def _trace(flat: _Flat, output_names: list[str], opset: int | None, simplify: Simplify) -> Any:
     """The graph as an ONNX message."""
     what = type(flat.module).__name__
     shapes = tuple(dict(flat.axes(name)) or None for name in flat.names)
@@ -224,8 +230,14 @@ def _trace(flat: _Flat, output_names: list[str], opset: int | None) -> Any:
                 output_names=output_names,
                 dynamic_shapes=(shapes,) if flat.dynamic else None,
                 opset_version=opset,
+                optimize=simplify == "rewrite",
             )
             assert program is not None
+            if simplify == "fold":
+                from onnxscript import optimizer
+
+                optimizer.fold_constants(program.model)
+                optimizer.remove_unused_nodes(program.model)
             size = sum(p.numel() * p.element_size() for p in flat.state_dict().values())
             if size > LARGEST_FILE:
                 raise UserError(f"{what}: {human_bytes(size)} of weights, an ONNX file can hold 2 GB")
