@@ -28,8 +28,8 @@ LARGEST_FILE = 2**31 - 1
 Dynamic = Mapping[str, Mapping[int, str]]
 Simplify: TypeAlias = Literal["rewrite", "fold", "no"]
 """How a graph is made smaller: ``rewrite`` lets the exporter replace parts of it, ``fold`` computes what is
-constant, ``no`` leaves all as it was traced. The exporter's rules take numbers below 1e-8 for zeros: an epsilon
-of 1e-9 is not added any more."""
+constant, ``no`` leaves all as it was traced. The exporter's rules take numbers below 1e-8 for zeros, so that
+an epsilon of 1e-9 is not added any more."""
 
 
 @dataclass(frozen=True, kw_only=True)
