@@ -111,7 +111,7 @@ def search(
         incremental: False reads the whole sentence again at every step, with the same result.
     """
     step, state = _start(model, x, enc_pads, options.max_length, incremental)
-    return _captions(prunelab.decode.decode(step, state, options), options, outputs)
+    return captions_of(prunelab.decode.decode(step, state, options), options, outputs)
 
 
 @torch.no_grad()
@@ -155,7 +155,7 @@ def beam_search(
     if not sample:
         return search(model, x, options, outputs=outputs, enc_pads=enc_pads)
     step, state = _start(model, x, enc_pads, options.max_length)
-    return _captions(stochastic_beam_search(step, state, options, generator=generator), options, outputs)
+    return captions_of(stochastic_beam_search(step, state, options, generator=generator), options, outputs)
 
 
 def sample(
@@ -195,7 +195,7 @@ def sample(
     with torch.set_grad_enabled(gradients and torch.is_grad_enabled()):
         step, state = _start(model, x, enc_pads, max_len, incremental)
         drawing = draw or multinomial_draw(len(x) * samples, generator=generator)
-        return _captions(prunelab.decode.sample(step, state, options, draw=drawing), options, samples)
+        return captions_of(prunelab.decode.sample(step, state, options, draw=drawing), options, samples)
 
 
 def _start(
@@ -225,8 +225,14 @@ def _begin(
     return prefix.stepper(model), prefix.begin(encoded, enc_pads)
 
 
-def _captions(found: Decoded, options: DecodeOptions, outputs: int) -> Captions:
-    """Cut captions after their end and put the start before them."""
+def captions_of(found: Decoded, options: DecodeOptions, outputs: int) -> Captions:
+    """The first captions of each image as the original returns them: cut after the end, with the start.
+
+    Args:
+        found: what `prunelab.decode` returned.
+        options: with which it was found.
+        outputs: how many captions of each image.
+    """
     tokens = found.tokens[:, :outputs]  # (B, K, L)
     ends = tokens == options.eos
     lengths = torch.where(ends.any(dim=2), ends.int().argmax(dim=2) + 1, tokens.shape[2])
