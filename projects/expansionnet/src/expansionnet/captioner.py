@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast, overload
 
@@ -23,11 +23,12 @@ from torch.nn.utils.rnn import pad_sequence
 
 from expansionnet import decoding
 from expansionnet.config import DecodeConfig, ModelConfig
+from expansionnet.features import FeatureExtractor, has_backbone
 from expansionnet.layout import VOCABULARY_FILE
 from expansionnet.loading import KIND, open_weights, with_vocabulary
 from expansionnet.model import ExpansionNet, build
 from expansionnet.preprocess import Preprocess
-from expansionnet.recognise import Weights, config_of
+from expansionnet.recognise import config_of
 from expansionnet.text import to_text
 from expansionnet.vocabulary import Vocabulary
 from prunelab.config import from_plain, to_plain
@@ -54,7 +55,7 @@ class Captioner:
     decode: DecodeConfig = field(default_factory=DecodeConfig)
     """How to search, with the first of ``eval_beam_sizes`` where a call names no other."""
     extractor: FeatureExtractor | None = None
-    """Computes features of pictures, for a network that reads features; None where they come from elsewhere."""
+    """Computes features of pictures, for a network that reads features; None: they come from elsewhere."""
     black_pictures: bool = False
     """Whether pictures that are not RGB are taken for black ones, as the original does."""
     notes: Mapping[str, Any] = field(default_factory=dict)
@@ -95,7 +96,7 @@ class Captioner:
         each = list(cast("Sequence[Picture]", pictures)) if several else [cast("Picture", pictures)]
         found: list[str] = []
         for start in range(0, len(each), BATCH):
-            found += self._say(self.inputs(each[start : start + BATCH]), beam_size)
+            found += self._say(self.inputs(each[start : start + BATCH]).to(self.device), beam_size)
         return found if several else found[0]
 
     def inputs(self, pictures: Sequence[Picture]) -> Tensor:
@@ -104,15 +105,14 @@ class Captioner:
         Raises:
             UserError: see `caption`.
         """
-        if self.config.is_end_to_end:
-            size = self.config.swin.img_size
-            return Preprocess(size=size, black=self.black_pictures).batch(pictures).to(self.device)
-        if self.extractor is None:
+        if not self.config.is_end_to_end and self.extractor is None:
             raise UserError(
                 "this model reads features and has no backbone: name its weights (backbone=, --backbone), "
                 "or caption features"
             )
-        return self.extractor(pictures).to(self.device)
+        swin = self.config.swin if self.extractor is None else self.extractor.config
+        images = Preprocess(size=swin.img_size, black=self.black_pictures).batch(pictures)
+        return images.to(self.device) if self.extractor is None else self.extractor.tokens(images)
 
     def caption_features(
         self, features: Tensor | Sequence[Tensor | np.ndarray], *, beam_size: int | None = None
@@ -147,6 +147,24 @@ class Captioner:
         with evaluating(self.model), torch.inference_mode():
             found = decoding.caption(self.model, x, options, pads)
         return [to_text(self.vocabulary.decode(ids)) for ids in found]
+
+    def with_backbone(self, backbone: str | Path | None) -> Captioner:
+        """This captioner with the backbone that a path means (`FeatureExtractor.open`); None: as it is.
+
+        Raises:
+            UserError: nothing is there, its tokens have another width, or the network has its own.
+        """
+        if backbone is None:
+            return self
+        if self.config.is_end_to_end:
+            raise UserError(f"backbone is {backbone}, expected none: this model has one of its own")
+        extractor = FeatureExtractor.open(backbone, black=self.black_pictures, device=self.device)
+        if extractor.config.width != self.config.img_feature_dim:
+            raise UserError(
+                f"{backbone}: visual tokens of width {extractor.config.width}, expected "
+                f"{self.config.img_feature_dim}, which this model reads"
+            )
+        return replace(self, extractor=extractor)
 
     # ------------------------------------------------------------------------------------------------- files
 

@@ -12,8 +12,8 @@ from torch import Tensor
 from expansionnet.config import Config, ModelConfig
 from expansionnet.layout import REINFORCE, VOCABULARY_FILE, XE, found
 from expansionnet.original import find_newest
-from expansionnet.recognise import FOLDER, Weights, recognise
-from prunelab.config import from_plain
+from expansionnet.recognise import FOLDER, Weights, check_said, recognise
+from prunelab.config import from_plain, to_plain
 from prunelab.errors import UserError
 from prunelab.hub import is_model_folder, load_model_folder, load_state
 from prunelab.torchfile import load_pth
@@ -259,8 +259,10 @@ def load(
 
     here = found(path)
     if not here.exists():
-        return Captioner.from_pretrained(path, backbone=backbone, device=device)
+        return Captioner.from_pretrained(path, backbone=backbone, device=device)  # of the Hub
     place = find_weights(here)
     if place.is_dir():
-        return Captioner.from_pretrained(place, backbone=backbone, device=device)
+        captioner = Captioner.from_pretrained(place, backbone=backbone, device=device)
+        check_said(to_plain(captioner.config), sizes, place)
+        return captioner
     return Captioner.from_original(place, vocab_path=vocab_path, backbone=backbone, device=device, **sizes)

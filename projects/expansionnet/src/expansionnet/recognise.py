@@ -50,8 +50,8 @@ class Weights:
     """Weights under the names of `ExpansionNet`'s own state: the body's, and below `BACKBONE` those of the
     backbone, in timm's naming and without constants."""
     swin: SwinConfig | None = None
-    """Sizes of the backbone, where there is one. A file without its constants does not tell ``img_size``: it is
-    then that of the published backbones, whose last stage is one window."""
+    """Sizes of the backbone, where there is one. A file without its constants does not tell ``img_size``: it
+    is then that of the published backbones, whose last stage is one window."""
     config: ModelConfig | None = None
     """Sizes that lie beside the weights; None where only the tensors tell them (`config_of`)."""
     vocabulary: Vocabulary | None = None
@@ -224,15 +224,15 @@ def config_of(weights: Weights, typed: Mapping[str, Any] | None = None) -> Model
     """
     typed = typed or {}
     if weights.config is not None:
-        _agree(to_plain(weights.config), typed, weights.path)
+        check_said(to_plain(weights.config), typed, weights.path)
         return weights.config
     if not weights.body:
         raise UserError(f"{weights.path}: {weights}, expected a captioner, with a body")
     found: dict[str, Any] = {**sizes(weights.body, weights.path), "is_end_to_end": weights.swin is not None}
-    _agree(found, typed, weights.path)
+    check_said(found, typed, weights.path)
     if weights.swin is not None:
         told = {f"{SWIN}{name}": value for name, value in to_plain(weights.swin).items()}
-        _agree(
+        check_said(
             {name: value for name, value in told.items() if name != f"{SWIN}img_size"}, typed, weights.path
         )
         found = {**told, **typed, **found}
@@ -246,7 +246,7 @@ def config_of(weights: Weights, typed: Mapping[str, Any] | None = None) -> Model
     return config
 
 
-def _agree(found: Mapping[str, Any], typed: Mapping[str, Any], path: Path) -> None:
+def check_said(found: Mapping[str, Any], typed: Mapping[str, Any], path: Path) -> None:
     """Compare what weights tell with what is said of them.
 
     Raises:

@@ -1,0 +1,131 @@
+"""Captions without PyTorch's network: the graphs that ``export`` wrote, searched by core's decoding.
+
+```python
+from expansionnet.onnx_beam import OnnxCaptioner
+
+captioner = OnnxCaptioner("rf_model.onnx")
+print(captioner.caption("cat.jpg"))
+```
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import prunelab.decode
+from expansionnet.config import DecodeConfig, ModelConfig
+from expansionnet.decoding import Captions, captions_of, options
+from expansionnet.layout import VOCABULARY_FILE
+from expansionnet.onnx_graphs import CACHES, ENCODED, ENCODER, STEP, empty_caches
+from expansionnet.preprocess import Preprocess
+from expansionnet.text import to_text
+from expansionnet.vocabulary import Vocabulary
+from prunelab.config import from_plain
+from prunelab.data.pictures import Picture
+from prunelab.decode import DecodeOptions, State
+from prunelab.errors import UserError
+
+# B pictures, S visual tokens, F their width, N rows, V words
+
+
+class OnnxCaptioner:
+    """A folder of exported graphs, on the CPU.
+
+    Args:
+        folder: with both graphs and ``vocabulary.json``.
+        threads: of onnxruntime; 0: its own choice.
+
+    Raises:
+        UserError: a file is missing or damaged, or onnxruntime is not installed.
+    """
+
+    def __init__(self, folder: str | Path, *, threads: int = 0) -> None:
+        place = Path(folder)
+        self.encoder, self.stepper = (_session(place / name, threads) for name in (ENCODER, STEP))
+        facts = self.encoder.get_modelmeta().custom_metadata_map
+        if "model" not in facts:
+            raise UserError(f"{place / ENCODER}: no graph of a captioner: it says nothing of its model")
+        where = str(place / ENCODER)
+        self.config = from_plain(ModelConfig, json.loads(facts["model"]), where=where)
+        self.decode = from_plain(DecodeConfig, json.loads(facts["decode"]), where=where)
+        self.black_pictures: bool = json.loads(facts["black_pictures"])
+        self.vocabulary = Vocabulary.load(place / VOCABULARY_FILE)
+
+    def begin(self, x: Tensor, pads: Tensor | None = None) -> State:
+        """Encode.
+
+        Args:
+            x: images (B, 3, H, W) end to end, else features (B, S, F).
+            pads: padded trailing tokens of features, int64 (B,); None: none.
+
+        Returns:
+            A state of one row a picture.
+        """
+        feeds = {"images" if self.config.is_end_to_end else "features": x.float()}
+        if not self.config.is_end_to_end:
+            feeds["pads"] = torch.zeros(len(x), dtype=torch.int64) if pads is None else pads
+        _, keys, values = _run(self.encoder, ENCODED, feeds)
+        image = {"keys": keys, "values": values, "pads": feeds.get("pads")}
+        return State(per_image=image, per_beam=empty_caches(self.config, len(x)))
+
+    def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
+        """Read a word of each row: log-probabilities (N, V) of the next, and the state after it."""
+        pictures = len(state.per_image["keys"])
+        feeds = {"tokens": tokens, **dict(zip(CACHES, state.per_beam, strict=True))}
+        feeds["picture"] = torch.arange(pictures).repeat_interleave(len(tokens) // pictures)
+        feeds |= {name: value for name, value in state.per_image.items() if value is not None}
+        names = ("log_probs", *(f"{name}_next" for name in CACHES))
+        log_probs, *caches = _run(self.stepper, names, feeds)
+        return log_probs.clamp(max=0.0), State(per_image=state.per_image, per_beam=tuple(caches))
+
+    def search(self, x: Tensor, options: DecodeOptions, *, pads: Tensor | None = None) -> Captions:
+        """The best caption of each picture; see `expansionnet.decoding.search`."""
+        found = prunelab.decode.decode(self.step, self.begin(x, pads), options)
+        return captions_of(found, options, 1)
+
+    def options(self, beam_size: int | None = None) -> DecodeOptions:
+        """How to search; None: with the first of the model's beams."""
+        beams = beam_size or self.decode.eval_beam_sizes[0]
+        return options(self.decode, self.vocabulary, beams, positions=self.config.max_seq_len)
+
+    def caption(self, pictures: Picture | Sequence[Picture], *, beam_size: int | None = None) -> list[str]:
+        """Say what is on pictures, one or several (files, PIL images or arrays).
+
+        Raises:
+            UserError: a file is missing or is no picture, or the model reads features.
+        """
+        if not self.config.is_end_to_end:
+            raise UserError("this model reads features: give them to `search`")
+        several = isinstance(pictures, Sequence) and not isinstance(pictures, str)
+        preprocess = Preprocess(size=self.config.swin.img_size, black=self.black_pictures)
+        images = preprocess.batch(pictures if several else [pictures])  # pyright: ignore[reportArgumentType]
+        found = self.search(images, self.options(beam_size))
+        return [to_text(self.vocabulary.decode(ids)) for (ids,) in found.tokens]
+
+
+def _session(path: Path, threads: int) -> Any:
+    if not path.is_file():
+        raise UserError(f"{path}: no such file, expected a graph that `export` wrote")
+    try:
+        runtime = importlib.import_module("onnxruntime")
+    except ImportError as error:
+        raise UserError("running ONNX needs the package onnxruntime: install prunelab[export]") from error
+    settings = runtime.SessionOptions()
+    settings.intra_op_num_threads = threads
+    settings.log_severity_level = 3
+    try:
+        return runtime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime has no common base class of its own
+        raise UserError(f"{path}: onnxruntime refuses it: {str(error).splitlines()[0]}") from error
+
+
+def _run(session: Any, outputs: Sequence[str], feeds: dict[str, Tensor]) -> list[Tensor]:
+    arrays = {name: value.detach().contiguous().numpy() for name, value in feeds.items()}
+    return [torch.from_numpy(array) for array in session.run(list(outputs), arrays)]
