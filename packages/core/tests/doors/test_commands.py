@@ -77,7 +77,7 @@ def test_only_what_was_typed_is_told(parse: Callable[..., dict[str, Any]]) -> No
 
 
 def test_our_own_flags_are_typed_with_dashes_and_in_full(parse: Callable[..., dict[str, Any]]) -> None:
-    for words in (("--max_steps", "2"), ("--max", "2"), ("--batch-size", "2")):
+    for words in (("--max_step", "2"), ("--max", "2"), ("--batch-size", "2")):
         with pytest.raises(UserError, match=f"pytest train: unknown flag {words[0]}: did you mean --"):
             parse(*words)
     with pytest.raises(UserError, match="'fast' is not possible"):

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import argparse
+
 import pytest
 
 from prunelab.doors import Parser, bracket_list, positive_int, word_bool
@@ -94,6 +96,19 @@ def test_flags_may_stand_before_between_and_after_pairs(argv: list[str]) -> None
     found = pairs_parser().parse_args(argv)
     assert found.pairs == ["epochs", "3", "TRAIN.rotate_min", "-10"]
     assert (found.config, found.dry_run, found.seed) == ("a.yaml", True, 3)
+
+
+def test_our_own_flags_may_be_typed_with_underscores_unless_the_original_has_that_flag() -> None:
+    parser = Parser("smp-caption train", argument_default=argparse.SUPPRESS)
+    parser.add_argument("--beam_size", type=int, dest="theirs")
+    parser.add_own_argument("--beam-size", type=int, dest="ours")
+    parser.add_own_argument("--max-steps", type=int)
+    for words in (["--max_steps", "3"], ["--max-steps=3"], ["--max_steps=3"]):
+        assert vars(parser.parse_args(words)) == {"max_steps": 3}
+    assert vars(parser.parse_args(["--beam_size", "3", "--beam-size", "4"])) == {"theirs": 3, "ours": 4}
+    with pytest.raises(UserError, match="unknown flag --max_step: did you mean --max-steps"):
+        parser.parse_args(["--max_step", "3"])
+    assert "--max_steps" not in parser.format_help()
 
 
 def test_pairs_may_be_absent_and_unknown_flags_after_them_are_found() -> None:

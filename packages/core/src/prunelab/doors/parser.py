@@ -35,11 +35,16 @@ class Parser(argparse.ArgumentParser):
             self.add_own_argument("--version", action="version", version=f"{prog.split()[0]} {version}")
 
     def add_own_argument(self, *flags: str, **options: Any) -> argparse.Action:
-        """Add a flag of ours: matched in full only, listed in a group of its own."""
+        """Add a flag of ours: matched in full only, listed in a group of its own.
+
+        ``--max-steps`` may be typed as ``--max_steps``, unless that is another flag.
+        """
         if self._own_group is None:
             self._own_group = self.add_argument_group("PruneLab's own flags (to be written in full)")
         action = self._own_group.add_argument(*flags, **options)
         self._own_actions.append(action)
+        for flag in (flag for flag in flags if flag.startswith("--")):
+            self._option_string_actions.setdefault("--" + flag.lstrip("-").replace("-", "_"), action)
         return action
 
     def add_pairs(self, help: str = "settings that take the place of the file's") -> None:
