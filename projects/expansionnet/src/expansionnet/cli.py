@@ -92,7 +92,6 @@ _TEST: Flags = {
     "features_path": str,
     "captions_path": str,
 }
-VOCABULARY = "vocab_path"
 _CHOICES: Flags = {
     "dataset": config.DATASETS,
     "baseline": config.BASELINES,
@@ -152,13 +151,6 @@ def _parser(command: str, summary: str) -> Parser:
     return command_parser("expansionnet", command, summary)
 
 
-def _add_own(parser: Parser, flags: Flags, docs: dict[str, str]) -> None:
-    """Add flags of ours; ``vocab_path`` is also spelled as in the original's program that has it."""
-    add_own_flags(parser, {name: kind for name, kind in flags.items() if name != VOCABULARY}, docs)
-    if VOCABULARY in flags:
-        parser.add_own_argument("--vocab-path", "--vocab_path", metavar="TEXT", help=docs[VOCABULARY])
-
-
 def _add_size(parser: Parser) -> None:
     """Add ``--model-size``."""
     text = "sizes that are not typed: the paper's, or small ones for tests"
@@ -174,9 +166,9 @@ def parse_train(argv: Sequence[str] | None = None) -> Raw:
     parser = _parser("train", "train a captioner, a phase at a time; alone: the tour on generated pictures")
     docs = _docs(*FIELDS.groups.values(), preset="faithful")
     add_flags(parser, ORIGINAL, docs)
-    _add_own(parser, {**OWN, "print_config": bool}, docs)
+    add_own_flags(parser, {**OWN, "print_config": bool}, docs)
     _add_size(parser)
-    _add_own(parser, {**MODEL, **BACKBONE}, docs)
+    add_own_flags(parser, {**MODEL, **BACKBONE}, docs)
     typed = typed_flags(parser, argv)
     return Raw(print_config=typed.pop("print_config", False), typed=typed)
 
@@ -211,13 +203,13 @@ def parse_test(argv: Sequence[str] | None = None) -> TestOptions:
     parser.add_own_argument(
         "--model", help="checkpoint, model folder or run: as save_model_path", metavar="TEXT"
     )
-    _add_own(parser, _flags(TestOptions, [*_TEST, "original"]), docs)
+    add_own_flags(parser, _flags(TestOptions, [*_TEST, "original"]), docs)
     own = ("dataset", "vocab_path", "limited_num_val_images", "dict_min_occurrences", "workers", "fake_data")
     more = ("seed", "device", "amp", "compile", "channels_last", "preset")
     shown = {name: kind for name, kind in {**OWN, "seed": int}.items() if name in own + more}
     shown |= _flags(config.DecodeConfig, ["eval_beam_sizes"]) | _flags(config.QuirkConfig)
     _add_size(parser)
-    _add_own(parser, {**shown, **MODEL, **BACKBONE}, docs)
+    add_own_flags(parser, {**shown, **MODEL, **BACKBONE}, docs)
     typed = typed_flags(parser, argv)
     original = "save_model_path" in typed
     _named(typed, "save_model_path")
@@ -240,7 +232,7 @@ def parse_demo(argv: Sequence[str] | None = None) -> DemoOptions:
     parser.add_own_argument("--model", metavar="TEXT", help="checkpoint, model folder or run: as load_path")
     parser.add_own_argument("--beam-size", type=int, dest="beam_size", metavar="N", help="as beam_size")
     own = _flags(DemoOptions, [*flags, "files", "beam_size"])
-    _add_own(parser, {**own, **_but(MODEL, flags), **BACKBONE}, docs)
+    add_own_flags(parser, {**own, **_but(MODEL, flags), **BACKBONE}, docs)
     typed = typed_flags(parser, argv)
     files = (*typed.pop("files", ()), *typed.pop("image_paths", ()))
     _named(typed, "load_path")
@@ -264,7 +256,7 @@ def parse_data_generator(argv: Sequence[str] | None = None) -> GenerateOptions:
     flags["dtype"] = DTYPES
     add_flags(parser, flags, docs)
     _add_size(parser)
-    _add_own(parser, {**_flags(GenerateOptions, list(flags)), **BACKBONE}, docs)
+    add_own_flags(parser, {**_flags(GenerateOptions, list(flags)), **BACKBONE}, docs)
     typed = typed_flags(parser, argv)
     sizes = {name: typed.pop(name) for name in (MODEL_SIZE, *BACKBONE) if name in typed}
     return GenerateOptions(swin=model_config(sizes).swin, **typed)
@@ -282,7 +274,7 @@ def parse_convert(argv: Sequence[str] | None = None) -> ConvertOptions:
     parser.add_argument("destination", metavar="DST", help=docs["destination"])
     add_flags(parser, _SIZES, docs)
     own = _flags(ConvertOptions, ["source", "destination"])
-    _add_own(parser, {**own, **MODEL, **BACKBONE}, docs)
+    add_own_flags(parser, {**own, **MODEL, **BACKBONE}, docs)
     return ConvertOptions(**_split(ConvertOptions, typed_flags(parser, argv)))
 
 
@@ -296,7 +288,7 @@ def parse_export(argv: Sequence[str] | None = None) -> ExportOptions:
     docs = _docs(config.ModelConfig, ExportOptions)
     parser.add_argument("model", nargs="?", metavar="MODEL", help=docs["model"])
     add_flags(parser, _SIZES, docs)
-    _add_own(parser, {**_flags(ExportOptions, ["model"]), **MODEL, **BACKBONE}, docs)
+    add_own_flags(parser, {**_flags(ExportOptions, ["model"]), **MODEL, **BACKBONE}, docs)
     return ExportOptions(**_split(ExportOptions, typed_flags(parser, argv)))
 
 
@@ -319,7 +311,7 @@ def parse_convert2onnx(argv: Sequence[str] | None = None) -> ExportOptions:
     tests: Flags = {"onnx_runtime_test": word_bool, "onnx_tensorrt_test": word_bool, "max_worker_size": int}
     docs |= dict.fromkeys(tests, "taken and not needed: every export is compared with PyTorch")
     add_flags(parser, {"onnx_simplify": word_bool, **tests, "onnx_opset": int}, docs)
-    _add_own(parser, {"dry_run": bool, **_but(MODEL, {"max_seq_len": int}), **BACKBONE}, docs)
+    add_own_flags(parser, {"dry_run": bool, **_but(MODEL, {"max_seq_len": int}), **BACKBONE}, docs)
     typed = {name: value for name, value in typed_flags(parser, argv).items() if name not in tests}
     pictures = tuple(typed.pop(name) for name in ("image_path_1", "image_path_2") if name in typed)
     model = typed.pop("load_model_path", "./rf_model.pth")
@@ -336,5 +328,5 @@ def parse_onnx2tensorrt(argv: Sequence[str] | None = None) -> EngineOptions:
     parser = _parser("onnx2tensorrt", "build TensorRT engines from exported ONNX files")
     docs = _docs(EngineOptions)
     add_flags(parser, {"onnx_path": str, "engine_path": str, "data_type": DTYPES}, docs)
-    _add_own(parser, {"max_batch_size": int, "dry_run": bool}, docs)
+    add_own_flags(parser, {"max_batch_size": int, "dry_run": bool}, docs)
     return typed_options(EngineOptions, parser, argv)

@@ -9,10 +9,13 @@ from pathlib import Path
 
 from expansionnet.captioner import Captioner
 from expansionnet.cli import parse_demo
-from expansionnet.layout import found, newest_model
+from expansionnet.config import Config
+from expansionnet.data import open_records, with_generated
+from expansionnet.layout import FAKE_DATA, found, newest_model
 from expansionnet.loading import load
 from expansionnet.options import DemoOptions
 from prunelab import dist
+from prunelab.config import load_config
 from prunelab.data.captions import open_pictures
 from prunelab.errors import UserError, entry
 from prunelab.report import gallery
@@ -21,7 +24,7 @@ from prunelab.util import atomic_write
 PAGE, SHEET = "captions.html", "captions.png"
 """What ``output`` gets."""
 SHOWN = 12
-"""Pictures of the newest tour that are captioned where none is named."""
+"""Test pictures of the model's own data set that are captioned where no picture is named."""
 
 
 def demo(options: DemoOptions) -> dict[str, str]:
@@ -33,7 +36,7 @@ def demo(options: DemoOptions) -> dict[str, str]:
     Raises:
         UserError: no model, no picture, or a model that reads features and no backbone.
     """
-    files = pictures(options.files)
+    files = pictures(options)
     captions = captioner_of(options).caption(files, beam_size=options.beam_size)
     said = {str(file): caption for file, caption in zip(files, captions, strict=True)}
     if options.json == "-":
@@ -68,20 +71,22 @@ def captioner_of(options: DemoOptions) -> Captioner:
     return model
 
 
-def pictures(files: Sequence[str]) -> list[Path]:
-    """The pictures that are named, those of a folder by name; none named: some that the newest tour drew.
+def pictures(options: DemoOptions) -> list[Path]:
+    """The pictures that are named, those of a folder by name; none named: some that the model was tested on.
 
     Raises:
-        UserError: a folder without pictures, or nothing is named and there is no tour.
+        UserError: a folder without pictures, or nothing is named and the model is not in its run's folder.
     """
-    if files:
-        places = [Path(file) for file in files]
+    if options.files:
+        places = [Path(file) for file in options.files]
         return [picture for place in places for picture in (_in(place) if place.is_dir() else [place])]
-    for folder in [newest_model(), *newest_model().resolve().parents[:3]]:
-        drawn = sorted(folder.glob("*/test/img/*.jpg"))
-        if drawn:
-            return drawn[:SHOWN]
-    raise UserError("no picture is named, and the newest model is not a tour's: expected demo FILE...")
+    model = found(options.load_path) if options.load_path else newest_model()
+    for folder in (model, *model.resolve().parents[:2]):
+        if (folder / "config.yaml").is_file():
+            cfg = load_config(Config, folder / "config.yaml")
+            records = open_records(with_generated(cfg, folder / FAKE_DATA)).records
+            return [record.path for record in records if record.split == "test"][:SHOWN]
+    raise UserError(f"no picture is named, and {model} is in no run's folder: expected demo FILE...")
 
 
 def _in(folder: Path) -> list[Path]:

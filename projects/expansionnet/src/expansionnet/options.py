@@ -65,7 +65,7 @@ class DemoOptions:
     """``demo``: caption pictures."""
 
     files: tuple[str, ...] = ()
-    """Pictures, or folders of pictures; none: some of those that the newest tour generated."""
+    """Pictures, or folders of pictures; none: some test pictures of the run's own data set."""
     load_path: str = ""
     """Checkpoint, model folder or run; empty: the newest run's best model."""
     backbone: str = ""
