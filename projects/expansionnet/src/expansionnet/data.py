@@ -301,7 +301,7 @@ def open_data(
         UserError: the data set, some of its pictures or its features are missing or damaged, or
             ``vocab_path`` holds other words than the weights know.
     """
-    cfg = replace(cfg, data=_generated(cfg, scratch))
+    cfg = replace(cfg, data=with_generated(cfg, scratch))
     captions = open_records(cfg.data, lenient=cfg.quirks.lenient_captions)
     records = {split: [r for r in captions.records if r.split == split] for split in SPLITS}
     records["val"] = records["val"][: cfg.data.limited_num_val_images]
@@ -342,7 +342,7 @@ def open_records(data: DataConfig, *, lenient: bool = False) -> CaptionSet:
     return second if second.records[0].path.is_file() else first
 
 
-def _generated(cfg: Config, scratch: Path | None) -> DataConfig:
+def with_generated(cfg: Config, scratch: Path | None = None) -> DataConfig:
     """The data's places, those of generated data once they are there."""
     data = cfg.data
     if data.fake_data:
