@@ -27,8 +27,9 @@ from expansionnet.features import FeatureExtractor, has_backbone
 from expansionnet.layout import VOCABULARY_FILE
 from expansionnet.loading import KIND, open_weights, with_vocabulary
 from expansionnet.model import ExpansionNet, build
+from expansionnet.original import write_model
 from expansionnet.preprocess import Preprocess
-from expansionnet.recognise import config_of
+from expansionnet.recognise import Weights, config_of
 from expansionnet.text import to_text
 from expansionnet.vocabulary import Vocabulary
 from prunelab.config import from_plain, to_plain
@@ -261,9 +262,20 @@ class Captioner:
             UserError: a missing or damaged file, one that is no captioner, or words that do not fit.
         """
         weights = open_weights(path)
-        config = config_of(weights, sizes)
         if vocab_path:
-            weights = with_vocabulary(weights, vocab_path)
+            weights = with_vocabulary(weights, Vocabulary.load(vocab_path), vocab_path)
+        captioner = cls.of(weights, device=device, **sizes)
+        captioner.black_pictures = black_pictures
+        return captioner.with_backbone(backbone)
+
+    @classmethod
+    def of(cls, weights: Weights, *, device: str | torch.device = "cpu", **sizes: Any) -> Captioner:
+        """A captioner of weights that were read, with their words; arguments as of `from_original`.
+
+        Raises:
+            UserError: the words are not known, or it is no captioner.
+        """
+        config = config_of(weights, sizes)
         if weights.vocabulary is None:
             raise UserError(
                 f"{weights.path}: its {weights.vocab_size:,} words are not in it: name its vocabulary by "
@@ -271,7 +283,20 @@ class Captioner:
             )
         model = build(config, fresh=False)
         load_state(model, weights.state, where=str(weights.path))
-        captioner = cls(
-            model=model.to(device).eval(), vocabulary=weights.vocabulary, black_pictures=black_pictures
-        )
-        return captioner.with_backbone(backbone)
+        return cls(model=model.to(device).eval(), vocabulary=weights.vocabulary)
+
+    def save_original(self, path: str | Path) -> Path:
+        """Write the network as the original's published weights, and ``vocabulary.json`` beside it.
+
+        Args:
+            path: the file, such as ``rf_model.pth``.
+
+        Raises:
+            UserError: other words lie there, or a file cannot be written.
+        """
+        words = Path(path).parent / VOCABULARY_FILE
+        if words.is_file() and Vocabulary.load(words).words != self.vocabulary.words:
+            raise UserError(f"{words}: words of another model lie there, expected none beside {path}")
+        write_model(path, self.model)
+        self.vocabulary.save(words)
+        return Path(path)

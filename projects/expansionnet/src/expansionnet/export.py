@@ -13,7 +13,6 @@ from expansionnet.loading import find_weights, load
 from expansionnet.onnx_beam import OnnxCaptioner
 from expansionnet.onnx_graphs import Example, export_graphs
 from expansionnet.options import ExportOptions
-from expansionnet.original import write_model
 from prunelab.config import to_plain
 from prunelab.errors import UserError, entry
 from prunelab.export import ExportReport, Simplify
@@ -45,7 +44,7 @@ def export(options: ExportOptions) -> Path:
         return target
     captioner = load(source, vocab_path=options.vocab_path or None, **options.typed)
     if options.format == "original":
-        export_original(captioner, target)
+        captioner.save_original(target)
     else:
         simplify: Simplify = "fold" if options.onnx_simplify else "no"
         for report in export_onnx(captioner, target, opset=options.onnx_opset, simplify=simplify):
@@ -53,16 +52,6 @@ def export(options: ExportOptions) -> Path:
         print(compare(captioner, OnnxCaptioner(target), options.pictures, options.beam_size))
     print(f"written: {target}")
     return target
-
-
-def export_original(captioner: Captioner, target: Path) -> None:
-    """Write the network as the original's published weights, and its words beside it.
-
-    Raises:
-        UserError: other words lie there, or a file cannot be written.
-    """
-    write_model(target, captioner.model)
-    captioner.vocabulary.save(target.parent)
 
 
 # ------------------------------------------------------------------------------------------------------ ONNX

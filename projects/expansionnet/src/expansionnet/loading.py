@@ -13,6 +13,7 @@ from expansionnet.config import Config, ModelConfig
 from expansionnet.layout import REINFORCE, VOCABULARY_FILE, XE, found
 from expansionnet.original import find_newest
 from expansionnet.recognise import FOLDER, Weights, check_said, recognise
+from expansionnet.vocabulary import Vocabulary
 from prunelab.config import from_plain, to_plain
 from prunelab.errors import UserError
 from prunelab.hub import is_model_folder, load_model_folder, load_state
@@ -21,7 +22,6 @@ from prunelab.torchfile import load_pth
 if TYPE_CHECKING:
     from expansionnet.captioner import Captioner
     from expansionnet.model import ExpansionNet
-    from expansionnet.vocabulary import Vocabulary
 
 KIND = "expansionnet"
 """What model folders say they are."""
@@ -71,7 +71,9 @@ def open_weights(path: str | Path) -> Weights:
     content = _safetensors(place) if place.suffix == ".safetensors" else load_pth(place)
     weights = recognise(content, place)
     beside = place.parent / VOCABULARY_FILE
-    return with_vocabulary(weights, beside) if weights.body and beside.is_file() else weights
+    if not weights.body or not beside.is_file():
+        return weights
+    return with_vocabulary(weights, Vocabulary.load(beside), beside)
 
 
 def _folder(place: Path) -> Weights:
@@ -84,7 +86,7 @@ def _folder(place: Path) -> Weights:
         config=config,
         swin=config.swin if config.is_end_to_end else None,
     )
-    return with_vocabulary(weights, place / VOCABULARY_FILE)
+    return with_vocabulary(weights, Vocabulary.load(place), place / VOCABULARY_FILE)
 
 
 def _safetensors(path: Path) -> dict[str, Tensor]:
@@ -97,19 +99,21 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
         raise UserError(f"{path}: damaged or cut off, expected weights") from error
 
 
-def with_vocabulary(weights: Weights, source: str | Path) -> Weights:
-    """Weights with the words of a file (see `Vocabulary.load`).
+def with_vocabulary(weights: Weights, vocabulary: Vocabulary, where: str | Path) -> Weights:
+    """Weights with their words.
+
+    Args:
+        weights: with a body.
+        vocabulary: the words.
+        where: what they were read from, for messages.
 
     Raises:
-        UserError: the file is missing or damaged, or has another number of words.
+        UserError: the body knows another number of words.
     """
-    from expansionnet.vocabulary import Vocabulary
-
-    vocabulary = Vocabulary.load(source)
     if len(vocabulary) != weights.vocab_size:
         raise UserError(
-            f"{source}: a vocabulary of {len(vocabulary):,} words, expected the {weights.vocab_size:,} "
-            f"of {weights.path}"
+            f"{where}: a vocabulary of {len(vocabulary):,} words, expected the {weights.vocab_size:,} of "
+            f"{weights.path}"
         )
     return replace(weights, vocabulary=vocabulary)
 
@@ -247,7 +251,7 @@ def load(
     Args:
         path: a model folder, a run, a checkpoint of the original or its published weights; or the id of a
             model on the Hub.
-        vocab_path: words of weights that have none beside them; see `with_vocabulary`.
+        vocab_path: words of weights that have none beside them; see `Vocabulary.load`.
         backbone: weights of the backbone of a model that reads features.
         device: where the network goes.
         sizes: fields of the model that such weights do not tell; see `recognise.config_of`.
