@@ -137,7 +137,7 @@ def parameters(cfg: Config, *, words: int = WORDS, positions: int = POSITIONS) -
         cfg.model, vocab_size=cfg.model.vocab_size or words, max_seq_len=cfg.model.max_seq_len or positions
     )
     with torch.device("meta"):
-        network = build(model)
+        network = build(model, fresh=False)
     counts = {"body": 0, "backbone": 0}
     for name, parameter in network.named_parameters():
         counts["backbone" if name.startswith("swin_transf.") else "body"] += parameter.numel()

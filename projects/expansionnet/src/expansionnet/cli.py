@@ -328,5 +328,5 @@ def parse_onnx2tensorrt(argv: Sequence[str] | None = None) -> EngineOptions:
     parser = _parser("onnx2tensorrt", "build TensorRT engines from exported ONNX files")
     docs = _docs(EngineOptions)
     add_flags(parser, {"onnx_path": str, "engine_path": str, "data_type": DTYPES}, docs)
-    add_own_flags(parser, {"max_batch_size": int, "dry_run": bool}, docs)
+    add_own_flags(parser, {"max_pictures": int, "max_beams": int, "dry_run": bool}, docs)
     return typed_options(EngineOptions, parser, argv)

@@ -164,6 +164,8 @@ class ConvertOptions:
     vocab_path: str = ""
     """Vocabulary of a checkpoint that has none: vocabulary.json, a published pickle, a model folder, or the
     captions that it was trained on."""
+    dict_min_occurrences: int = 5
+    """Words that training captions hold less often are UNK, where a vocabulary is made of captions."""
     preset: str = "fixed"
     """faithful or fixed: how the model is going to caption."""
     dry_run: bool = False
@@ -211,16 +213,19 @@ class EngineOptions:
     """``onnx2tensorrt``: TensorRT engines from exported ONNX files."""
 
     onnx_path: str = "./rf_model.onnx"
-    """Folder of the exported graphs, or the file that stands for them."""
+    """Folder that export wrote."""
     engine_path: str = "./model_engine.trt"
-    """Engine that is written; that of the decoder's step has -step before its ending."""
+    """Engine of the encoder; that of the decoder's step is called -step beside it."""
     data_type: str = "fp32"
     """fp32 or fp16."""
-    max_batch_size: int = 8
+    max_pictures: int = 8
     """Most pictures at a time."""
+    max_beams: int = 5
+    """Most beams of a picture."""
     dry_run: bool = False
-    """Print the commands and stop."""
+    """Check the command line and stop."""
 
     def __post_init__(self) -> None:
         check_one_of("data_type", self.data_type, DTYPES)
-        check_at_least("max_batch_size", self.max_batch_size, 1)
+        check_at_least("max_pictures", self.max_pictures, 1)
+        check_at_least("max_beams", self.max_beams, 1)
