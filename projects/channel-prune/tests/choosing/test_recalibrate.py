@@ -12,7 +12,7 @@ def test_statistics_are_those_of_all_batches_together() -> None:
     x = torch.randn(30, 5, 4, 3, dtype=torch.float64) * 3 + 2
     seen, norm = Statistics(), nn.BatchNorm2d(5).double()
     for part in x.split([7, 20, 3]):
-        seen.add(part)
+        seen.add(Statistics.of(part))
     seen.give(norm)
     rows = x.movedim(1, -1).reshape(-1, 5)
     torch.testing.assert_close(norm.running_mean, rows.mean(0))
@@ -27,7 +27,7 @@ def test_a_scale_that_is_kept_does_what_was_done_before_and_adds_the_mean() -> N
     norm.weight.uniform_(-2, 2)
     x, added = torch.randn(50, 4, 3, 3, dtype=torch.float64), torch.randn(4, dtype=torch.float64)
     seen = Statistics()
-    seen.add(x)
+    seen.add(Statistics.of(x))
     before = norm(x)
     mean = norm.bias + norm.weight * added / (norm.running_var + norm.eps).sqrt()
     seen.give(norm, added=added)

@@ -2,6 +2,6 @@
 
 From the ground up: `draws` and `sampling` (rows of a layer), `gram` (their sums), `lasso` and `regression`
 (what is solved on them), `fit` (one layer); `frontier` and `frontier_hooks` (where the network stands), with
-`shortcut` and `recalibrate`; `rows` (the sums of any layer), and `choose` (all layers). `prunable` lists the
-layers and their ratios, `masks` keeps what was chosen.
+`shortcut`, `recalibrate` and `workers` (threads, a mini-batch each); `rows` (the sums of any layer), and
+`choose` (all layers). `prunable` lists the layers and their ratios, `masks` keeps what was chosen.
 """

@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -25,10 +26,13 @@ from channel_prune.choosing.masks import pruned_shares
 from channel_prune.choosing.prunable import Layer, prunable, ratios
 from channel_prune.choosing.recalibrate import norms, recalibrate
 from channel_prune.choosing.rows import Rows, few, sampling_mode
+from channel_prune.choosing.workers import Workers
 from channel_prune.config import PruneConfig
 from prunelab import dist
 from prunelab.errors import UserError
 
+LARGE = 1024
+"""From so many weights of an output on, solving for them is shared out to all threads."""
 Once = Callable[[str, Callable[[], Any]], Any]
 
 
@@ -136,7 +140,8 @@ def choose(
     Raises:
         UserError: see `channel_prune.choosing.prunable`; or patches do not give a layer's outputs.
     """
-    return _Choosing(model, batches, cfg, example, draws, once).run(on_layer)
+    with Workers(len(batches), next(model.parameters()).device) as workers:
+        return _Choosing(model, batches, cfg, example, draws, once, workers).run(on_layer)
 
 
 class _Choosing:
@@ -150,8 +155,9 @@ class _Choosing:
         example: Tensor | None,
         draws: Draws | None,
         once: Once | None,
+        workers: Workers,
     ) -> None:
-        self.model, self.cfg = model, cfg
+        self.model, self.cfg, self.workers = model, cfg, workers
         device = next(model.parameters()).device
         self.batches = [one.to(device, memory_format=torch.channels_last) for one in batches]
         self.example = self.batches[0][:1] if example is None else example.to(device)
@@ -236,7 +242,8 @@ class _Choosing:
                     "expected a trained network, and pictures prepared as in its training"
                 )
             added = sums.added
-            found = fit(conv.weight, sums, wanted, self.cfg, self.draws, shifted=rows.shifts(place))
+            with self.workers.wide() if len(sums.gram.g) > LARGE else nullcontext():
+                found = fit(conv.weight, sums, wanted, self.cfg, self.draws, shifted=rows.shifts(place))
         kept, gamma, trace = found.selection.kept, found.selection.gamma, found.selection.trace
         record |= {"kept": kept, "gamma": gamma, "trace": trace, "norm": found.norm, "rows": found.rows}
         record |= {"loss_before": found.loss_before, "loss_after": found.loss_after}
@@ -258,6 +265,7 @@ class _Choosing:
                 added=self.added,
                 begin=place,
                 changed=self.first,
+                workers=self.workers,
             )
         return self.rows
 
@@ -272,7 +280,8 @@ class _Choosing:
                 with sampling_mode(self.model, "eval"):
                     self._rows(len(self.layers)).finish()
             else:
-                recalibrate(self.model, self.batches[: few(self.batches, self.cfg.recalibrate)])
+                with self.workers.wide():
+                    recalibrate(self.model, self.batches[: few(self.batches, self.cfg.recalibrate)])
             return {
                 name: {kind: value.detach().clone() for kind, value in norm.state_dict().items()}
                 for name, norm in norms(self.model).items()

@@ -26,14 +26,16 @@ from torch.nn.modules.dropout import _DropoutNd
 from channel_prune.choosing.frontier_hooks import Hooked
 from channel_prune.choosing.recalibrate import Statistics, norms
 from channel_prune.choosing.shortcut import Branch, branches
+from channel_prune.choosing.workers import Workers, draws
 from prunelab.errors import UserError
 from prunelab.seed import preserved, seed_all
 from prunelab.surgery import channel_mask
 from prunelab.surgery.reading import read
 from prunelab.surgery.tracing import record
 
-Look = Callable[[str, Tensor, Tensor, "Tensor | None"], None]
-"""Called for a convolution with its path, input, output, and the tensor added to its branch, if one is."""
+Look = Callable[[int, str, Tensor, Tensor, "Tensor | None"], None]
+"""Called for a mini-batch, by its number, and a convolution, by its path, with its input, its output and the
+tensor added to its branch, if one is; for several mini-batches at a time."""
 
 
 class Frontier(Protocol):
@@ -52,8 +54,8 @@ class Frontier(Protocol):
         """Go on to the last batch normalisation that is to be measured."""
         ...
 
-    def visit(self, look: Look) -> Iterator[int]:
-        """Run the whole network over each mini-batch in turn and show every stop; then tell its number."""
+    def visit(self, look: Look) -> None:
+        """Run the whole network over each mini-batch and show every stop."""
         ...
 
 
@@ -66,6 +68,7 @@ def frontier(
     measured_after: str | None = None,
     measured_on: int | None = None,
     added: Mapping[str, Tensor] | None = None,
+    workers: Workers | None = None,
 ) -> Frontier:
     """The best one for a network.
 
@@ -79,12 +82,13 @@ def frontier(
         measured_on: of so many mini-batches; None: of all.
         added: of convolutions that make up for a shortcut the mean of what was added to their targets (O,),
             known when the network goes on from there (`channel_prune.choosing.recalibrate.Statistics.give`).
+        workers: what mini-batches are shared out to; None: the caller takes all.
     """
     try:
         route = Route(model, example, names)
-        return Traced(route, model, batches, measured_after, measured_on, added=added)
+        return Traced(route, model, batches, measured_after, measured_on, added=added, workers=workers)
     except UserError:
-        return Hooked(model, batches, names, measured_after, measured_on)
+        return Hooked(model, batches, names, measured_after, measured_on, workers=workers)
 
 
 class Route:
@@ -182,6 +186,7 @@ class Traced:
         measured_after: see `frontier`.
         measured_on: see `frontier`.
         added: see `frontier`.
+        workers: see `frontier`.
     """
 
     def __init__(
@@ -193,6 +198,7 @@ class Traced:
         measured_on: int | None = None,
         *,
         added: Mapping[str, Tensor] | None = None,
+        workers: Workers | None = None,
     ) -> None:
         self._ends = {end.norm: end.conv for end in route.branches.values()}
         self._added = {} if added is None else added
@@ -202,6 +208,8 @@ class Traced:
         self._modules = dict(model.named_modules())
         self._model = model
         self._batches = batches
+        self._workers = Workers() if workers is None else workers
+        self._in_turn = model.training and draws(model, batches[0])
         self._values: list[dict[fx.Node, Any]] = [{} for _ in batches]
         self._at = 0
         begin = len(route.calls) if measured_after is None else route.stops[measured_after]
@@ -225,18 +233,21 @@ class Traced:
         for place in [place for place in self._measured if self._at <= place < end]:
             self._run(place)
             norm = self.route.calls[place]
+            read = [values[norm.all_input_nodes[0]] for values in self._values[: self._measured_on]]
             seen = Statistics()
-            for values in self._values[: self._measured_on]:
-                seen.add(values[norm.all_input_nodes[0]])
+            for part in self._workers.map(Statistics.of, read):
+                seen.add(part)
             path = str(norm.target)
             seen.give(self._modules[path], added=self._added.get(self._ends.get(path, "")))
         self._run(end)
 
     @torch.no_grad()
     def _run(self, end: int) -> None:
-        for number, values in enumerate(self._values):
+        def run(number: int) -> None:
             for place in range(self._at, end):
-                self._call(place, number, values)
+                self._call(place, number, self._values[number])
+
+        self._workers.each(run, range(len(self._batches)), in_turn=self._in_turn)
         self._at = max(end, self._at)
 
     def _call(self, place: int, number: int, values: dict[fx.Node, Any]) -> Any:
@@ -282,11 +293,11 @@ class Traced:
             value = getattr(value, part)
         return value
 
-    @torch.no_grad()
-    def visit(self, look: Look) -> Iterator[int]:
+    def visit(self, look: Look) -> None:
         """See `Frontier`."""
         stops = {place: name for name, place in self.route.stops.items()}
-        for number in range(len(self._batches)):
+
+        def run(number: int) -> None:
             values: dict[fx.Node, Any] = {}
             for place in range(max(stops) + 1):
                 call = self.route.calls[place]
@@ -297,5 +308,6 @@ class Traced:
                 x = values[call.all_input_nodes[0]]
                 other = self.route.others.get(name)
                 added = None if other is None else values[other]
-                look(name, x, self._call(place, number, values), added)
-            yield number
+                look(number, name, x, self._call(place, number, values), added)
+
+        self._workers.each(run, range(len(self._batches)), in_turn=self._in_turn)

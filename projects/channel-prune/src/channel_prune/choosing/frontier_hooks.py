@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from channel_prune.choosing.recalibrate import Statistics, norms
 from channel_prune.choosing.shortcut import Branch
+from channel_prune.choosing.workers import Workers
 
 
 class _Stop(BaseException):
@@ -32,6 +33,7 @@ class Hooked:
         names: the convolutions that `visit` shows.
         measured_after: see `channel_prune.choosing.frontier.frontier`.
         measured_on: see `channel_prune.choosing.frontier.frontier`.
+        workers: see `channel_prune.choosing.frontier.frontier`; mini-batches come in turn here.
     """
 
     branches: Mapping[str, Branch]
@@ -44,10 +46,13 @@ class Hooked:
         names: Sequence[str],
         measured_after: str | None = None,
         measured_on: int | None = None,
+        *,
+        workers: Workers | None = None,
     ) -> None:
         self.branches = {}
         self._model = model
         self._batches = batches
+        self._workers = Workers() if workers is None else workers
         self._names = names
         self._modules = dict(model.named_modules())
         self._measured_on = len(batches) if measured_on is None else measured_on
@@ -72,7 +77,7 @@ class Hooked:
         for norm in passed:
             seen = Statistics()
             for x in islice(self._inputs(norm), self._measured_on):
-                seen.add(x)
+                seen.add(Statistics.of(x))
             seen.give(self._modules[norm])
         self._unmeasured = [norm for norm in self._unmeasured if norm not in passed]
 
@@ -88,7 +93,7 @@ class Hooked:
         for images in self._batches:
             handle = self._modules[name].register_forward_pre_hook(stop)
             try:
-                with contextlib.suppress(_Stop):
+                with contextlib.suppress(_Stop), self._workers.wide():
                     self._model(images)
             finally:
                 handle.remove()
@@ -103,13 +108,14 @@ class Hooked:
             self._model(self._batches[0][:2])
         return ran
 
-    @torch.no_grad()
-    def visit(self, look: Callable[[str, Tensor, Tensor, Tensor | None], None]) -> Iterator[int]:
+    def visit(self, look: Callable[[int, str, Tensor, Tensor, Tensor | None], None]) -> None:
         """See `channel_prune.choosing.frontier.Frontier`."""
-        for number, images in enumerate(self._batches):
-            with _hooked(self._modules, self._names, lambda name, x, y: look(name, x, y, None)):
-                self._model(images)
-            yield number
+
+        def run(number: int) -> None:
+            with _hooked(self._modules, self._names, lambda name, x, y: look(number, name, x, y, None)):
+                self._model(self._batches[number])
+
+        self._workers.each(run, range(len(self._batches)), in_turn=True)
 
 
 class _hooked:

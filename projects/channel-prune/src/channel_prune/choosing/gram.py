@@ -33,12 +33,20 @@ def kernel_weight(rows: Tensor, like: Tensor) -> Tensor:
     return weight.to(like.device, like.dtype).contiguous()
 
 
+STRIPS, NARROW = 5, 64
+"""Most strips of a triangle, and the least width of one: more would save less than it costs."""
+
+
 def square(x: Tensor) -> Tensor:
-    """X'X of (N, D): NumPy computes one triangle only, where torch computes both."""
-    if x.device.type == "cpu":
-        rows = x.numpy()
-        return torch.from_numpy(rows.T @ rows)
-    return x.T @ x
+    """X'X of (N, D), of which one triangle is computed, a strip at a time, and the other one copied."""
+    size = x.shape[1]
+    strip = max(-(-size // STRIPS), NARROW)
+    found = x.new_empty(size, size)
+    for begin in range(0, size, strip):
+        end = begin + strip
+        found[begin:end, begin:] = x[:, begin:end].T @ x[:, begin:]
+        found[end:, begin:end] = found[begin:end, end:].T
+    return found
 
 
 _on_one: ContextVar[bool] = ContextVar("on_one", default=False)
@@ -100,6 +108,10 @@ class Gram:
         """
         columns = torch.cat([x.reshape(len(x), -1), y, y.new_ones(len(y), 1)], 1)
         self._all += square(columns.double() if self.double else columns).cpu()
+
+    def merge(self, other: Gram) -> None:
+        """Take in the rows that another one holds."""
+        self._all += other._all
 
     def reduce(self) -> None:
         """Add up what all processes have; collective."""

@@ -33,6 +33,7 @@ from channel_prune.choosing.sampling import (
     scattered,
 )
 from channel_prune.choosing.shortcut import factor
+from channel_prune.choosing.workers import Workers
 from channel_prune.config import PruneConfig
 from prunelab import dist
 from prunelab.tracked import evaluating
@@ -71,6 +72,7 @@ class Rows:
         added: what `Sums.added` of earlier layers was, by path.
         begin: place of the first layer that will be asked for.
         changed: place of the first layer that is changed.
+        workers: what mini-batches are shared out to; None: the caller takes all.
     """
 
     def __init__(
@@ -86,9 +88,11 @@ class Rows:
         added: Mapping[str, Tensor],
         begin: int,
         changed: int,
+        workers: Workers | None = None,
     ) -> None:
         self._layers, self._cfg, self._full = layers, cfg, full
         self._original = cfg.positions == "crops"
+        self._workers = Workers() if workers is None else workers
         names = [layer.name for layer in layers]
         measures = cfg.recalibrate and cfg.sample_mode == "eval" and changed < len(names)
         self._pruned = frontier(
@@ -99,14 +103,15 @@ class Rows:
             measured_after=names[changed] if measures else None,
             measured_on=few(batches, cfg.recalibrate),
             added=added,
+            workers=workers,
         )
         self.views = [View(conv=layer.conv, phased=self._original) for layer in layers]
         self._plans = self._planned(model, batches, draws)
         self._normed = self._pruned.normed if measures or cfg.sample_mode == "train" else frozenset[str]()
         ends = self._pruned.branches.items() if cfg.compensate_shortcut else ()
         self._factors = {name: factor(full, end) for name, end in ends}
-        self._plain: dict[str, Tensor] = {}  # sums of outputs (O,) before they were added to
-        self._targets: dict[str, list[Tensor]] = {name: [] for name in names[begin:]}
+        self._plain: dict[str, dict[int, Tensor]] = {}  # sums of outputs (O,) before they were added to
+        self._targets: dict[str, dict[int, Tensor]] = {name: {} for name in names[begin:]}
         if self._targets:
             self._run_full(full, example, batches)
 
@@ -131,9 +136,8 @@ class Rows:
         """Run the full network once and keep what every layer is to be refitted to."""
         places = {layer.name: place for place, layer in enumerate(self._layers)}
         modules = dict(full.named_modules())
-        number = 0
 
-        def look(name: str, x: Tensor, y: Tensor, other: Tensor | None) -> None:
+        def look(number: int, name: str, x: Tensor, y: Tensor, other: Tensor | None) -> None:
             plan = self._plans[places[name]]
             if name not in self._targets or number >= len(plan.places):
                 return
@@ -144,14 +148,13 @@ class Rows:
             if self._original or number == 0:
                 self._check(view, name, x, targets, plan.places[number])
             if name in self._factors and other is not None:
-                self._plain[name] = self._plain.get(name, 0.0) + targets.double().sum(0).cpu()
+                self._plain.setdefault(name, {})[number] = targets.double().sum(0).cpu()
                 targets = targets + self._factors[name] * at(other, plan.places[number])
-            self._targets[name].append(targets)
+            self._targets[name][number] = targets
 
         names = [layer.name for layer in self._layers]
         with sampling_mode(full, self._cfg.sample_mode):
-            for done in frontier(full, example, names, batches).visit(look):
-                number = done + 1
+            frontier(full, example, names, batches, workers=self._workers).visit(look)
 
     def _check(self, view: View, name: str, x: Tensor, outputs: Tensor, places: Tensor) -> None:
         for part, patches in chunks(view, x, places):
@@ -182,9 +185,15 @@ class Rows:
         plan, view = self._plans[place], self.views[place]
         conv = view.conv
         kernel = math.prod(conv.kernel_size)
-        gram = Gram(kernel, conv.in_channels, conv.out_channels, double=self._original)
-        looked = _Looked(conv) if plan.looked_at is not None and self._cfg.selection == "ista" else None
-        for number, x, places, y in self.collected(place):
+        looks = plan.looked_at is not None and self._cfg.selection == "ista"
+
+        def empty() -> tuple[Gram, _Looked | None]:
+            gram = Gram(kernel, conv.in_channels, conv.out_channels, double=self._original)
+            return gram, _Looked(conv) if looks else None
+
+        def sums_of(collected: tuple[int, Tensor, Tensor, Tensor]) -> tuple[Gram, _Looked | None]:
+            number, x, places, y = collected
+            gram, looked = empty()
             if self._original:
                 self._check(view, self._layers[place].name, x, view.outputs(x, conv(x), places), places)
             if looked is not None and plan.looked_at is not None:
@@ -194,9 +203,17 @@ class Rows:
             rows = slice(None) if plan.used is None else plan.used[number]
             for part, patches in chunks(view, x, places[rows]):
                 gram.add(patches, y[rows][part])
+            return gram, looked
+
+        gram, looked = empty()
+        for part, seen in self._workers.map(sums_of, self.collected(place)):
+            gram.merge(part)
+            if looked is not None and seen is not None:
+                looked.merge(seen)
         if not self._original:
             gram.reduce()
-        plain = self._plain.pop(self._layers[place].name, None)
+        by_number = self._plain.pop(self._layers[place].name, None)
+        plain = None if by_number is None else torch.stack([by_number[i] for i in sorted(by_number)]).sum(0)
         if plain is not None and not self._original:
             add_up(plain)
         return Sums(
@@ -230,6 +247,11 @@ class _Looked:
         z = torch.bmm(patches.double().permute(2, 0, 1), self._kernels).flatten(1)  # (C, n, O) to (C, n O)
         self._a += (z @ z.T).cpu()
         self._b += (z @ y.double().flatten()).cpu()
+
+    def merge(self, other: _Looked) -> None:
+        """Take in what another one holds."""
+        self._a += other._a
+        self._b += other._b
 
     @property
     def problem(self) -> tuple[np.ndarray, np.ndarray]:
