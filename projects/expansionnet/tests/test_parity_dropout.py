@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from expansionnet.model import ExpansionNet, build
+from expansionnet.model.dropout import Dropout, Kept
 from testing.parity import Folder, of_kind
 
 from .recorded import beside, checkpoint_of, model_config, model_facts
@@ -25,30 +26,18 @@ FIELDS = {
 Calls = list[float]
 
 
-def shrink_module(calls: Calls, monkeypatch: pytest.MonkeyPatch) -> None:
-    def forward(self: nn.Dropout, x: Tensor) -> Tensor:
-        calls.append(self.p)
-        return x * (1 - self.p)
-
-    monkeypatch.setattr(nn.Dropout, "forward", forward)
-
-
-def shrink_function(calls: Calls, monkeypatch: pytest.MonkeyPatch) -> None:
-    def dropout(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
-        calls.append(p)
-        assert training
-        assert not inplace
-        return x * (1 - p)
-
-    monkeypatch.setattr(nn.functional, "dropout", dropout)
-
-
-@pytest.fixture(params=[shrink_module, shrink_function], ids=["module", "function"])
-def calls(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Calls]:
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
     """Rates of the dropouts called so far, each of which shrinks its input."""
-    patch: Callable[[Calls, pytest.MonkeyPatch], None] = request.param
     found: Calls = []
-    patch(found, monkeypatch)
+
+    def keep(self: Dropout, shape: Sequence[int], device: torch.device) -> Kept:
+        if not self.active:
+            return Kept()
+        found.append(self.p)
+        return Kept(mask=torch.ones(tuple(shape), dtype=torch.uint8), scale=1 - self.p)
+
+    monkeypatch.setattr(Dropout, "keep", keep)
     return found
 
 

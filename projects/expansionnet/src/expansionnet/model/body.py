@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from expansionnet.config import ModelConfig
 from expansionnet.model import swin
+from expansionnet.model.dropout import Dropout
 from expansionnet.model.initialise import BACKBONE
 from expansionnet.model.layers import DecoderLayer, EncoderLayer
 from expansionnet.model.masks import causal_mask, pad_mask, visible
@@ -55,10 +56,10 @@ class ExpansionNet(nn.Module):
         self.enc_reduce_norm = nn.LayerNorm(dim, eps=eps)
         self.dec_reduce_group = nn.Linear(cfg.N_dec * dim, dim)
         self.dec_reduce_norm = nn.LayerNorm(dim, eps=eps)
-        self.enc_input_drop = nn.Dropout(cfg.enc_input_drop)
-        self.dec_input_drop = nn.Dropout(cfg.dec_input_drop)
-        self.enc_reduce_drop = nn.Dropout(cfg.drop_other)
-        self.dec_reduce_drop = nn.Dropout(cfg.drop_other)
+        self.enc_input_drop = Dropout(cfg.enc_input_drop)
+        self.dec_input_drop = Dropout(cfg.dec_input_drop)
+        self.enc_reduce_drop = Dropout(cfg.drop_other)
+        self.dec_reduce_drop = Dropout(cfg.drop_other)
 
     def backbone(self, images: Tensor) -> Tensor:
         """Normalised images (B, 3, H, W) to visual tokens (B, S, F); end to end only."""

@@ -12,6 +12,9 @@ import math
 import torch
 from torch import Tensor, nn
 
+from expansionnet.model import fused
+from expansionnet.model.dropout import Dropout
+
 
 class DynamicExpansion(nn.Module):
     """The first block of a decoder layer, between norm and residual."""
@@ -27,11 +30,11 @@ class DynamicExpansion(nn.Module):
         self.class_a_embed = nn.Linear(dim, dim)
         self.class_b_embed = nn.Linear(dim, dim)
         self.selector_embed = nn.Linear(dim, dim)
-        self.drop_scores = nn.Dropout(drop)
-        self.drop_a = nn.Dropout(drop)
-        self.drop_b = nn.Dropout(drop)
-        self.drop_mixed_a = nn.Dropout(drop)
-        self.drop_mixed_b = nn.Dropout(drop)
+        self.drop_scores = Dropout(drop)
+        self.drop_a = Dropout(drop)
+        self.drop_b = Dropout(drop)
+        self.drop_mixed_a = Dropout(drop)
+        self.drop_mixed_b = Dropout(drop)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """Expand and contract.
@@ -43,14 +46,28 @@ class DynamicExpansion(nn.Module):
         Returns:
             (B, L, D).
         """
+        if not fused.usable(x):
+            return self.plain(x, mask)
+        a, b = fused.dynamic_expansion(
+            self.query_exp_vectors.weight,
+            self.bias_exp_vectors.weight,
+            self.cond_embed(x),
+            self.key_linear(x),
+            (self.class_a_embed(x), self.class_b_embed(x)),
+            mask,
+            eps=self.eps,
+            drops=(self.drop_scores, self.drop_a, self.drop_b),
+        )
+        return fused.gate(a, b, self.selector_embed(x), self.drop_mixed_a, self.drop_mixed_b)
+
+    def plain(self, x: Tensor, mask: Tensor) -> Tensor:
+        """`forward` in operations that autograd, autocast and compilers know."""
         condition = self.cond_embed(x)
         query = (self.query_exp_vectors.weight + condition[:, :, None]).flatten(1, 2)  # (B, L*E, D)
         bias = (self.bias_exp_vectors.weight + condition[:, :, None]).flatten(1, 2)  # (B, L*E, D)
         scores = query @ self.key_linear(x).transpose(1, 2) / math.sqrt(x.shape[-1])  # (B, L*E, L)
         scores = self.drop_scores(scores)
-        positive = torch.relu(scores)
-        # Not relu(z) - z: where a row's sum is 0, its gradient is lost beside terms of the size of 1 / eps.
-        negative = torch.relu(-scores)
+        positive, negative = torch.relu(scores), torch.relu(-scores)
         a = self.drop_a(self._forward_mix(positive, mask) @ self.class_a_embed(x)) + bias  # (B, L*E, D)
         b = self.drop_b(self._forward_mix(negative, mask) @ self.class_b_embed(x)) + bias
         mixed_a = self.drop_mixed_a(self._backward_mix(positive, mask) @ a)  # (B, L, D)

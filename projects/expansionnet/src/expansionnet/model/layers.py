@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from expansionnet.config import ModelConfig
+from expansionnet.model import fused
 from expansionnet.model.attention import CrossAttention
+from expansionnet.model.dropout import Dropout
 from expansionnet.model.dynamic import DynamicExpansion
 from expansionnet.model.static import StaticExpansion
 
@@ -21,10 +23,12 @@ class FeedForward(nn.Module):
         super().__init__()
         self.linear_1 = nn.Linear(dim, hidden)
         self.linear_2 = nn.Linear(hidden, dim)
-        self.drop = nn.Dropout(drop)
+        self.drop = Dropout(drop)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, L, D) to (B, L, D)."""
+        if fused.usable(x):
+            return fused.feed_forward(x, self.linear_1, self.linear_2, self.drop)
         return self.linear_2(self.drop(torch.relu(self.linear_1(x))))
 
 
@@ -38,8 +42,8 @@ class EncoderLayer(nn.Module):
         self.norm_2 = nn.LayerNorm(dim, eps=cfg.layer_norm_eps)
         self.stc_exp = StaticExpansion(dim, cfg.num_exp_enc_list, drop, cfg.expansion_eps)
         self.ff = FeedForward(dim, cfg.ff, drop)
-        self.drop_1 = nn.Dropout(drop)
-        self.drop_2 = nn.Dropout(drop)
+        self.drop_1 = Dropout(drop)
+        self.drop_2 = Dropout(drop)
 
     def forward(self, x: Tensor, seen: Tensor | None = None) -> Tensor:
         """Refine visual tokens.
@@ -51,8 +55,8 @@ class EncoderLayer(nn.Module):
         Returns:
             (B, S, D).
         """
-        x = x + self.drop_1(self.stc_exp(self.norm_1(x), seen))
-        return x + self.drop_2(self.ff(self.norm_2(x)))
+        x = add_dropped(x, self.stc_exp(self.norm_1(x), seen), self.drop_1)
+        return add_dropped(x, self.ff(self.norm_2(x)), self.drop_2)
 
 
 class DecoderLayer(nn.Module):
@@ -67,9 +71,9 @@ class DecoderLayer(nn.Module):
         self.mha = CrossAttention(dim, cfg.num_heads)
         self.dyn_exp = DynamicExpansion(dim, cfg.num_exp_dec, drop, cfg.expansion_eps)
         self.ff = FeedForward(dim, cfg.ff, drop)
-        self.drop_1 = nn.Dropout(drop)
-        self.drop_2 = nn.Dropout(drop)
-        self.drop_3 = nn.Dropout(drop)
+        self.drop_1 = Dropout(drop)
+        self.drop_2 = Dropout(drop)
+        self.drop_3 = Dropout(drop)
 
     def forward(self, x: Tensor, encoded: Tensor, causal: Tensor, cross: Tensor | None = None) -> Tensor:
         """Refine words.
@@ -83,6 +87,11 @@ class DecoderLayer(nn.Module):
         Returns:
             (B, L, D).
         """
-        x = x + self.drop_1(self.dyn_exp(self.norm_1(x), causal))
-        x = x + self.drop_2(self.mha(self.norm_2(x), encoded, cross))
-        return x + self.drop_3(self.ff(self.norm_3(x)))
+        x = add_dropped(x, self.dyn_exp(self.norm_1(x), causal), self.drop_1)
+        x = add_dropped(x, self.mha(self.norm_2(x), encoded, cross), self.drop_2)
+        return add_dropped(x, self.ff(self.norm_3(x)), self.drop_3)
+
+
+def add_dropped(x: Tensor, update: Tensor, drop: Dropout) -> Tensor:
+    """``x + drop(update)``."""
+    return fused.add_dropped(x, update, drop) if fused.usable(x) else x + drop(update)

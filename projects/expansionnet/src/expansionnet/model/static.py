@@ -14,6 +14,9 @@ import math
 import torch
 from torch import Tensor, nn
 
+from expansionnet.model import fused
+from expansionnet.model.dropout import Dropout
+
 
 class StaticExpansion(nn.Module):
     """The block between norm and residual of an encoder layer."""
@@ -29,11 +32,11 @@ class StaticExpansion(nn.Module):
         self.class_a_embed = nn.Linear(dim, dim)
         self.class_b_embed = nn.Linear(dim, dim)
         self.selector_embed = nn.Linear(dim, dim)
-        self.drop_scores = nn.Dropout(drop)
-        self.drop_a = nn.Dropout(drop)
-        self.drop_b = nn.Dropout(drop)
-        self.drop_mixed_a = nn.Dropout(drop)
-        self.drop_mixed_b = nn.Dropout(drop)
+        self.drop_scores = Dropout(drop)
+        self.drop_a = Dropout(drop)
+        self.drop_b = Dropout(drop)
+        self.drop_mixed_a = Dropout(drop)
+        self.drop_mixed_b = Dropout(drop)
 
     def forward(self, x: Tensor, seen: Tensor | None = None) -> Tensor:
         """Expand and contract.
@@ -46,26 +49,39 @@ class StaticExpansion(nn.Module):
         Returns:
             (B, S, D).
         """
+        if not fused.usable(x):
+            return self.plain(x, seen)
+        a, b = fused.static_expansion(
+            self.query_exp_vectors.weight,
+            self.bias_exp_vectors.weight,
+            self.key_embed(x),
+            (self.class_a_embed(x), self.class_b_embed(x)),
+            seen,
+            groups=self.groups,
+            eps=self.eps,
+            drops=(self.drop_scores, self.drop_a, self.drop_b),
+        )
+        return fused.gate(a, b, self.selector_embed(x), self.drop_mixed_a, self.drop_mixed_b)
+
+    def plain(self, x: Tensor, seen: Tensor | None = None) -> Tensor:
+        """`forward` in operations that autograd, autocast and compilers know."""
         keys = self.key_embed(x)
         scores = self.query_exp_vectors.weight @ keys.transpose(1, 2) / math.sqrt(x.shape[-1])  # (B, P, S)
         scores = self.drop_scores(scores)
-        positive = torch.relu(scores)
-        # Not relu(z) - z: where a row's sum is 0, its gradient is lost beside terms of the size of 1 / eps.
-        negative = torch.relu(-scores)
-        bias = self.bias_exp_vectors.weight
-        a = self.drop_a(self._forward_mix(positive, seen) @ self.class_a_embed(x) + bias)  # (B, P, D)
-        b = self.drop_b(self._forward_mix(negative, seen) @ self.class_b_embed(x) + bias)
-        mixed_a = self.drop_mixed_a(self._backward_mix(positive).transpose(1, 2) @ a)  # (B, S, D)
-        mixed_b = self.drop_mixed_b(self._backward_mix(negative).transpose(1, 2) @ b)
-        return torch.lerp(mixed_b, mixed_a, torch.sigmoid(self.selector_embed(x)))
+        a = self._mix(torch.relu(scores), self.class_a_embed(x), seen, self.drop_a)
+        b = self._mix(torch.relu(-scores), self.class_b_embed(x), seen, self.drop_b)
+        a, b = self.drop_mixed_a(a), self.drop_mixed_b(b)
+        return torch.lerp(b, a, torch.sigmoid(self.selector_embed(x)))
 
-    def _forward_mix(self, scores: Tensor, seen: Tensor | None) -> Tensor:
-        """Weights (B, P, S) of the tokens in each vector."""
-        if seen is not None:
-            scores = scores * seen[:, None]
-        return scores / (scores.sum(-1, keepdim=True) + self.eps)
-
-    def _backward_mix(self, scores: Tensor) -> Tensor:
-        """Weights (B, P, S) of the vectors in each token, over the number of groups."""
+    def _mix(self, scores: Tensor, values: Tensor, seen: Tensor | None, drop: Dropout) -> Tensor:
+        """One path: values (B, S, D) by scores (B, P, S) into vectors and back."""
+        forward = scores if seen is None else scores * seen[:, None]
+        forward = forward / (forward.sum(-1, keepdim=True) + self.eps)
         parts = scores.split(self.groups, dim=1)
-        return torch.cat([part / (part.sum(1, keepdim=True) + self.eps) for part in parts], 1) / len(parts)
+        backward = [part / (part.sum(1, keepdim=True) + self.eps) for part in parts]
+        turned = torch.cat(backward, dim=1).transpose(1, 2) / len(parts)  # (B, S, P)
+        bias = self.bias_exp_vectors.weight
+        if drop.active:
+            return turned @ drop(forward @ values + bias)  # (B, P, D) to (B, S, D)
+        # No vectors of width D where nothing is dropped of them: the weights of both ways make (B, S, S).
+        return (turned @ forward) @ values + turned @ bias
