@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from expansionnet.config import Config
+from expansionnet.config import Config, RunOptions
 from expansionnet.decoding import caption, options
 from expansionnet.ensemble import Ensemble
 from expansionnet.loss import smoothed_cross_entropy
@@ -37,6 +37,19 @@ def on_device(batch: Batch, device: torch.device, *, channels_last: bool = False
     if channels_last and moved["x"].ndim == 4:
         moved["x"] = moved["x"].contiguous(memory_format=torch.channels_last)
     return moved
+
+
+def on_machine(model: ExpansionNet, run: RunOptions, device: torch.device) -> ExpansionNet:
+    """A model on a device, in the wanted layout, compiled if that is wanted."""
+    if run.channels_last:
+        model = model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    if run.compile:
+        # Layer by layer: all that trains, samples and captions calls them, with lengths that change.
+        for layer in (*model.encoders, *model.decoders):
+            layer.compile(dynamic=True)
+        if model.cfg.is_end_to_end:
+            model.swin_transf.compile()
+    return model.to(device)
 
 
 def most_tokens(cfg: Config, positions: int) -> int:

@@ -1,83 +1,98 @@
-"""Train; without arguments, the tour."""
+"""Train a captioner, a phase at a time: by cross entropy or by reward, reading features or pictures.
+
+``train`` alone is the tour; ``train --help`` lists the rest.
+"""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
-from expansionnet.cli import parse
-from expansionnet.config import Config, RunOptions, lower
-from expansionnet.data import loader
-from expansionnet.evaluate import Accuracy
-from expansionnet.model.network import Network
-from expansionnet.steps import train_step
-from prunelab import dist
+from expansionnet import finish, steps
+from expansionnet.cli import parse_train
+from expansionnet.config import Config
+from expansionnet.evaluate import on_device
+from expansionnet.job import find_beginning, make_job
+from expansionnet.layout import run_folder, run_kind
+from expansionnet.lowering import lower
+from expansionnet.processes import start_processes
+from expansionnet.tour import tour
 from prunelab.config import to_plain, yaml_text
 from prunelab.errors import entry
-from prunelab.report import result_table
-from prunelab.run import Run, RunConfig
-from prunelab.util import write_json
+from prunelab.run import Run
+from prunelab.run import RunConfig as RunSettings
 
 
-def run_folder(options: RunOptions) -> Path:
-    """Where a run of these options lives."""
-    return Path(options.output or "runs/expansionnet")
+def train(cfg: Config, *, quiet: bool = False) -> Path:
+    """Train as configured.
+
+    Returns:
+        The run's folder.
+
+    Raises:
+        UserError: data or weights are missing or do not fit the configuration, the folder holds a run
+            already, or a gradient is not finite.
+    """
+    begin = find_beginning(cfg)
+    cfg = begin.cfg
+    folder = run_folder(cfg)
+    with Run(settings(cfg, folder, quiet=quiet), config=to_plain(cfg), name=run_kind(cfg)) as run:
+        job = make_job(begin, run)
+        cfg, model = job.cfg, job.model
+        run.track(**job.tracked)
+        finish.begin(run, job, begin.checkpoint)
+        model.train()
+        for _ in run.epochs(cfg.optim.num_epochs):
+            for step, batch in run.steps(job.loader):
+                batch = on_device(batch, run.device, channels_last=cfg.run.channels_last)
+                if job.reward is None:
+                    loss = steps.xe_step(model, batch, cfg, job.vocabulary)
+                else:
+                    loss = steps.scst_step(model, batch, cfg, job.vocabulary, job.reward)
+                run.log(**loss.logs, **job.updates.backward(loss.value, step - 1))
+                if job.updates.due(step - 1):
+                    run.updated()
+                save = run.due(f"{cfg.run.save_every_minutes} min", last=False)
+                if run.due(f"{cfg.run.eval_every_iter} steps") or run.due("1 epoch"):
+                    finish.validate(run, job)
+                elif save:
+                    run.save()
+        if not run.stopping and not run.finished:
+            finish.end(run, job)
+    return folder
 
 
-def train(cfg: Config) -> None:
-    """Train as ``cfg`` says, evaluate after each epoch, and write the table."""
-    folder = run_folder(cfg.run)
-    settings = RunConfig(
+def settings(cfg: Config, folder: Path, *, quiet: bool = False) -> RunSettings:
+    """What core's run needs of the configuration."""
+    run = cfg.run
+    return RunSettings(
         dir=folder,
-        seed=cfg.run.seed,
-        resume=cfg.run.resume,
-        device=cfg.run.device,
-        max_steps=cfg.run.max_steps,
+        seed=run.seed,
+        resume=run.resume,
+        device=run.device,
+        max_steps=run.max_steps,
+        keep_last=run.how_many_checkpoints,
+        log_every=f"{run.print_every_iter} steps",
+        console_every=f"{run.print_every_iter} steps",
+        quiet=quiet,
     )
-    with Run(settings, config=to_plain(cfg), name="expansionnet") as run:
-        batches = loader(cfg.data, seed=cfg.run.seed, split="train", rank=run.rank, world_size=run.world_size)
-        accuracy = Accuracy(loader(cfg.data, seed=cfg.run.seed, split="test"))
-        model = Network(cfg.model).to(run.device)
-        optimizer = torch.optim.Adam(model.parameters(), lr=cfg.optim.learning_rate)
-        run.track(model=model, optimizer=optimizer, sampler=batches.sampler)
-        for _ in run.epochs(cfg.optim.epochs):
-            for _, (x, y) in run.steps(batches):
-                run.log(**train_step(model, optimizer, (x.to(run.device), y.to(run.device))))
-                run.updated()
-                if run.due("1 epoch"):
-                    with run.evaluating(model):
-                        found = run.report(accuracy.run(model))
-                    run.save(best=run.is_best("accuracy", found["accuracy"]), model_folder=model.save)
-        if run.is_main and not run.stopping:
-            write_table(folder, model, accuracy)
-    dist.stop()
-
-
-def write_table(folder: Path, model: Network, accuracy: Accuracy) -> None:
-    """Print what came out beside the best constant answer, and what to try next."""
-    found = dict(accuracy.run(model))
-    rows = [
-        {"model": "best constant answer", "accuracy": found["constant"]},
-        {"model": "trained", "accuracy": found["accuracy"]},
-    ]
-    write_json(folder / "table.json", rows)
-    notes = [f"wrote {folder}", "next: uv run --package expansionnet demo"]
-    result_table(
-        "expansionnet", ["model", "accuracy"], rows, formats={"accuracy": ".3f"}, notes=notes
-    ).print()
 
 
 @entry
 def main(argv: Sequence[str] | None = None) -> None:
-    """Parse, lower, go."""
-    raw = parse("train", argv)
-    dry = raw.pop("dry_run", False)
+    """Run ``train``."""
+    words = sys.argv[1:] if argv is None else argv
+    raw = parse_train(words)
     cfg = lower(raw)
-    if dry:
+    if raw.print_config:
         print(yaml_text(to_plain(cfg)))
+    elif cfg.run.dry_run:
+        print(f"{run_kind(cfg)}: configuration is right; nothing was run")
+    elif cfg.run.tour:
+        tour(cfg, train)
     else:
+        start_processes(cfg.run.num_gpus, cfg.run.ddp_sync_port, "expansionnet.train", words)
         train(cfg)
 
 

@@ -1,0 +1,230 @@
+"""The tour: what `train` alone does, all phases of the paper at a small size on generated pictures.
+
+The paper starts from a published backbone, which generated pictures have none of: here the first phase trains
+backbone and body together.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from expansionnet import decoding
+from expansionnet.captioner import Captioner
+from expansionnet.config import Config
+from expansionnet.data import CaptionData, open_data
+from expansionnet.data_generator import generate
+from expansionnet.layout import FAKE_DATA, runs_root
+from expansionnet.options import GenerateOptions, TestOptions
+from expansionnet.test import find_models, open_tested, score_splits
+from prunelab import dist
+from prunelab.caption.split import best_constant_caption
+from prunelab.report import gallery, latency, result_table
+from prunelab.tour import begin_tour, end_tour
+from prunelab.util import human_bytes, write_json
+
+RESULTS = "tour.json"
+XE, FEATURES, REINFORCE = "end_to_end_xe", "features.hdf5", "rf"
+"""What lies where in the tour's folder."""
+SHOWN = 12
+"""Pictures on the page."""
+SPLIT = "test"
+REWARDED: Mapping[str, Mapping[str, Any]] = {
+    "optim": {"lr": 1e-3, "warmup_iters": 1, "num_epochs": 4, "anneal_every_epoch": 1.0},
+    "data": {"batch_size": 16},
+}
+"""How the phase by reward differs from the first one, besides what follows from it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One trained captioner of the tour."""
+
+    name: str
+    """Row of the table."""
+    folder: Path
+    """Its run."""
+    scores: Mapping[str, float]
+    """On the test pictures."""
+
+    @property
+    def model(self) -> Path:
+        """Its best model."""
+        return self.folder / "best"
+
+
+def tour(cfg: Config, train: Callable[[Config], Path]) -> Path:
+    """Train by cross entropy, compute features, train by reward on them, score both, and say what came out.
+
+    Phases lie in sub-folders, so a tour that was stopped goes on with ``train --resume``.
+
+    Args:
+        cfg: the first phase's configuration.
+        train: runs a phase of training and returns its folder.
+
+    Returns:
+        The tour's folder; ``tour.json`` in it holds the figures of the table.
+    """
+    started = time.monotonic()
+    run = cfg.run
+    folder = begin_tour(
+        "a captioner by cross entropy and by reward on generated pictures",
+        runs_root(),
+        run.output,
+        resume=run.resume,
+    )
+    first = with_output(cfg, folder / XE)
+    stages = [_stage("cross entropy", train(first), first)]
+    features = folder / FEATURES
+    generate(_generation(cfg, stages[0].model, features))
+    second = by_reward(first, stages[0].model, features, folder / REINFORCE)
+    stages.append(_stage("after SCST", train(second), second))
+    if dist.is_main():
+        report(folder, stages, open_data(first, folder / FAKE_DATA), first, started)
+    return folder
+
+
+def with_output(cfg: Config, folder: Path) -> Config:
+    """The configuration with another folder, as a run of its own."""
+    return replace(cfg, run=replace(cfg.run, output=str(folder), tour=False))
+
+
+def by_reward(cfg: Config, body: Path, features: Path, folder: Path) -> Config:
+    """The configuration of training by reward, on features, from the weights of the first phase."""
+    return replace(
+        with_output(cfg, folder),
+        model=replace(cfg.model, is_end_to_end=False),
+        data=replace(cfg.data, features_path=str(features), **REWARDED["data"]),
+        optim=replace(cfg.optim, **REWARDED["optim"]),
+        scst=replace(cfg.scst, reinforce=True),
+        run=replace(cfg.run, output=str(folder), tour=False, partial_load=True, body_save_path=str(body)),
+    )
+
+
+def _generation(cfg: Config, model: Path, features: Path) -> GenerateOptions:
+    """How features are computed: with the backbone that the first phase trained."""
+    return GenerateOptions(
+        save_model_path=str(model),
+        output_path=str(features),
+        dataset=cfg.data.dataset,
+        captions_path=cfg.data.captions_path,
+        images_path=cfg.data.images_path,
+        batch_size=32,
+        workers=cfg.data.workers,
+        device=cfg.run.device,
+        resume=True,
+        preset=cfg.run.preset,
+        swin=cfg.model.swin,
+    )
+
+
+def _stage(name: str, folder: Path, cfg: Config) -> Stage:
+    """Score a phase's best model on the test pictures."""
+    options = TestOptions(
+        save_model_path=str(folder), splits=(SPLIT,), output=str(folder), typed={"workers": 0}
+    )
+    place = find_models(options)
+    scores = score_splits(options, open_tested(options, cfg, place), tell=False)
+    by_metric = {key.partition("/")[2]: value for key, value in scores.items()}
+    return Stage(name=name, folder=folder, scores=by_metric)
+
+
+def report(folder: Path, stages: list[Stage], data: CaptionData, cfg: Config, started: float) -> None:
+    """Print the tables, write ``tour.json`` and the page of captions, and name what to try next."""
+    records = data.split(SPLIT)
+    pictures = [record.path for record in records[:SHOWN]]
+    caption, constant = best_constant_caption(data.references("train"), data.references(SPLIT))
+    rows: list[dict[str, Any]] = [{"model": "best constant caption", **_shown(constant)}]
+    said: dict[str, list[str]] = {}
+    for stage in stages:
+        captioner = Captioner.from_pretrained(stage.model)
+        said[stage.name] = captioner.caption(pictures)
+        x = captioner.inputs(pictures[:1])
+        seconds = latency(lambda captioner=captioner, x=x: _ids(captioner, x)).median
+        rows.append(
+            {
+                "model": stage.name,
+                **_shown(stage.scores),
+                "parameters": sum(p.numel() for p in captioner.model.parameters()),
+                "file": (stage.model / "model.safetensors").stat().st_size,
+                "ms / caption": 1000 * seconds,
+            }
+        )
+    decoded = decoding_rows(stages[-1].model, pictures)
+    seconds = time.monotonic() - started
+    figures = {
+        "rows": rows,
+        "decoding": decoded,
+        "constant_caption": caption,
+        "seconds": seconds,
+        "preset": cfg.run.preset,
+    }
+    write_json(folder / RESULTS, figures)
+    items = [
+        (record.path, [*((name, texts[n]) for name, texts in said.items()), ("said of it", record.raw[0])])
+        for n, record in enumerate(records[:SHOWN])
+    ]
+    gallery(items, folder / "captions.html", folder / "captions.png", title="What the captioner says")
+    formats = {"CIDEr": ".3f", "Bleu_4": ".3f", "file": human_bytes, "ms / caption": ".1f"}
+    beams = cfg.decode.eval_beam_sizes[0]
+    spent = "since it was resumed" if cfg.run.resume else "whole tour"
+    table = result_table(
+        f"{len(records)} test pictures, beam {beams}, preset {cfg.run.preset}",
+        list(rows[-1]),
+        rows,
+        formats=formats,
+        notes=[f'constant caption: "{caption}"; {spent} {seconds:.0f} s'],
+    )
+    print()
+    title = f"the same captions of {len(pictures)} pictures, beam {beams}"
+    result_table(title, list(decoded[0]), decoded, formats={"ms / caption": ".1f"}).print()
+    places = [
+        ("table", folder / RESULTS),
+        ("pictures with captions", folder / "captions.html"),
+        *((f"{stage.name}: model", stage.model) for stage in stages),
+        ("features", folder / FEATURES),
+    ]
+    end_tour(
+        table, places, f"uv run --package expansionnet demo --model {stages[-1].model} {records[0].path}"
+    )
+
+
+def _shown(scores: Mapping[str, float]) -> dict[str, float]:
+    return {name: scores[name] for name in ("CIDEr", "Bleu_4")}
+
+
+def _ids(captioner: Captioner, x: torch.Tensor, *, incremental: bool = True) -> list[list[list[int]]]:
+    """Captions of what a model reads, as ids."""
+    options = decoding.options(
+        captioner.decode,
+        captioner.vocabulary,
+        captioner.decode.eval_beam_sizes[0],
+        positions=captioner.config.max_seq_len,
+    )
+    with torch.inference_mode():
+        return decoding.search(captioner.model, x, options, incremental=incremental).tokens
+
+
+def decoding_rows(model: Path, pictures: list[Path]) -> list[dict[str, Any]]:
+    """Time the search that reads each sentence again at every step, and the incremental one.
+
+    Raises:
+        RuntimeError: they find different captions.
+    """
+    captioner = Captioner.from_pretrained(model)
+    x = captioner.inputs(pictures)
+    rows, said = [], []
+    for name, incremental in (("reads the sentence again at every step", False), ("incremental", True)):
+        said.append(_ids(captioner, x, incremental=incremental))
+        seconds = latency(
+            lambda incremental=incremental: _ids(captioner, x, incremental=incremental), calls=5, warmup=1
+        ).median
+        rows.append({"decoding": name, "ms / caption": 1000 * seconds / len(pictures)})
+    if said[0] != said[1]:
+        raise RuntimeError(f"{model}: incremental decoding finds other captions")
+    return rows
