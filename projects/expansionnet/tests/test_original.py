@@ -112,7 +112,7 @@ def test_a_run_goes_on_with_all_that_was_written(end_to_end: bool, tmp_path: Pat
     optimizer, schedule = trained(model)
     path = write_checkpoint(tmp_path, model, optimizer, schedule, STOOD, reinforce=True, keep=1)
     fresh = build(model.cfg)
-    found = original.resume(path, fresh, reinforce=True, batch_size=6)
+    found = original.resume(path, fresh, reinforce=True, batch_size=6, optim_type="radam")
     assert same(fresh, model)
     assert found.loader == STOOD
     assert found.loader.micro_batches(10) == 13
@@ -139,7 +139,7 @@ def test_another_training_begins_anew_with_the_weights(
     model = captioner().model
     path = write(tmp_path, model, reinforce=written == "rf")
     fresh = build(model.cfg)
-    found = original.resume(path, fresh, reinforce=True, batch_size=batch_size)
+    found = original.resume(path, fresh, reinforce=True, batch_size=batch_size, optim_type="radam")
     assert same(fresh, model)
     assert found.optimizer is None
     assert found.schedule is None
@@ -153,10 +153,12 @@ def test_what_cannot_be_gone_on_from_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match=r"rf_model.pth: weights of the original: .* expected a checkpoint to go"
     ):
-        original.resume(tmp_path / "rf_model.pth", model, reinforce=False, batch_size=6)
+        original.resume(tmp_path / "rf_model.pth", model, reinforce=False, batch_size=6, optim_type="radam")
     path = write(tmp_path, model)
     with pytest.raises(UserError, match=r"weights of another model: .*vocab_linear.weight"):
-        original.resume(path, captioner(vocab_size=9).model, reinforce=False, batch_size=6)
+        original.resume(
+            path, captioner(vocab_size=9).model, reinforce=False, batch_size=6, optim_type="radam"
+        )
     for key, message in (
         (original.LOADER, "expected epoch_it"),
         (original.OPTIMIZER, "not what the original"),
@@ -164,12 +166,14 @@ def test_what_cannot_be_gone_on_from_is_one_line(tmp_path: Path) -> None:
         content = torch.load(path, weights_only=True)
         torch.save(content | {key: {"epoch_it": 1, "param_groups": 3}}, tmp_path / "odd.pth")
         with pytest.raises(UserError, match=message):
-            original.resume(tmp_path / "odd.pth", model, reinforce=False, batch_size=6)
+            original.resume(tmp_path / "odd.pth", model, reinforce=False, batch_size=6, optim_type="radam")
+    with pytest.raises(UserError, match="optim_type is adam, expected radam, with which"):
+        original.resume(path, model, reinforce=False, batch_size=6, optim_type="adam")
     content = torch.load(path, weights_only=True)
     content[original.OPTIMIZER]["param_groups"][0]["params"].pop()
     torch.save(content, tmp_path / "odd.pth")
     with pytest.raises(UserError, match=r"the optimiser has .* parameters, 0 of them of other shapes"):
-        original.resume(tmp_path / "odd.pth", model, reinforce=False, batch_size=6)
+        original.resume(tmp_path / "odd.pth", model, reinforce=False, batch_size=6, optim_type="radam")
 
 
 # -------------------------------------------------------------------------------------------------- recorded
@@ -204,7 +208,9 @@ def test_a_recorded_checkpoint_is_read_and_written_as_it_was(folder: Folder, tmp
     path = find_newest(tmp_path)
     assert path == tmp_path / name
     model = load_model(folder, facts["initial"])
-    found = original.resume(path, model, reinforce=False, batch_size=args["batch_size"])
+    found = original.resume(
+        path, model, reinforce=False, batch_size=args["batch_size"], optim_type=facts["optimizer"]["type"]
+    )
     assert found.optimizer is not None
     assert found.schedule is not None
     per_epoch = folder.json("expected.json")["num_batches"]

@@ -218,7 +218,11 @@ def go_on(run: Run, job: Job, path: Path) -> Resumed:
         UserError: the file is damaged, or of another model.
     """
     resumed = original.resume(
-        path, job.model, reinforce=job.cfg.scst.reinforce, batch_size=job.cfg.data.batch_size
+        path,
+        job.model,
+        reinforce=job.cfg.scst.reinforce,
+        batch_size=job.cfg.data.batch_size,
+        optim_type=job.cfg.optim.optim_type,
     )
     if resumed.optimizer is not None:
         job.updates.optimizer.load_state_dict(resumed.optimizer)

@@ -18,6 +18,7 @@ import torch
 from torch.optim import Optimizer
 
 from expansionnet import schedules
+from expansionnet.config import OPTIMIZERS
 from expansionnet.layout import REINFORCE, XE
 from expansionnet.recognise import ORIGINAL, recognise
 from prunelab.errors import UserError
@@ -33,6 +34,7 @@ MODEL, OPTIMIZER, SCHEDULER, LOADER = (
     f"{part}_state_dict" for part in ("model", "optimizer", "scheduler", "data_loader")
 )
 """Keys of a checkpoint."""
+ADAM, RADAM = OPTIMIZERS
 BASE_RATE = 1.0
 """Learning rate of the original's optimisers, which its scheduler multiplies."""
 _NAME = re.compile(
@@ -223,7 +225,7 @@ class Resumed:
     """What to tell the user."""
 
 
-def resume(path: Path, model: ExpansionNet, *, reinforce: bool, batch_size: int) -> Resumed:
+def resume(path: Path, model: ExpansionNet, *, reinforce: bool, batch_size: int, optim_type: str) -> Resumed:
     """Load a checkpoint into a model, and find out what else goes on, by the original's rules.
 
     After cross entropy, training by reward begins anew with the weights, and so does a run with another batch
@@ -234,9 +236,10 @@ def resume(path: Path, model: ExpansionNet, *, reinforce: bool, batch_size: int)
         model: gets the weights, all of which must fit.
         reinforce: whether the run trains by reward.
         batch_size: of the run, over all processes.
+        optim_type: of the run, ``adam`` or ``radam``.
 
     Raises:
-        UserError: a damaged file, or weights of another model.
+        UserError: a damaged file, weights of another model, or the state of another optimiser.
     """
     content = load_pth(path)
     found = recognise(content, path)
@@ -260,25 +263,29 @@ def resume(path: Path, model: ExpansionNet, *, reinforce: bool, batch_size: int)
         )
     return Resumed(
         path=path,
-        optimizer=_read_optimizer(found.training[OPTIMIZER], model, path),
+        optimizer=_read_optimizer(found.training[OPTIMIZER], model, optim_type, path),
         schedule=schedules.from_original(found.training[SCHEDULER]),
         loader=loader,
         line=f"goes on from {path}: epoch {loader.epoch}, {loader.batch} batches of it done",
     )
 
 
-def _read_optimizer(state: Any, model: ExpansionNet, path: Path) -> dict[str, Any]:
-    """Check that a checkpoint's optimiser is that of this model, whose parameters have the original's order.
+def _read_optimizer(state: Any, model: ExpansionNet, optim_type: str, path: Path) -> dict[str, Any]:
+    """Check that a checkpoint's optimiser is that of this run, whose parameters have the original's order.
 
     Raises:
-        UserError: it has another number of parameters, or moments of other shapes.
+        UserError: it is another one, or has another number of parameters, or moments of other shapes.
     """
     shapes = [tuple(parameter.shape) for parameter in model.parameters()]
     try:
-        count = sum(len(group["params"]) for group in state["param_groups"])
-        moments = {index: tuple(entry["exp_avg"].shape) for index, entry in state["state"].items()}
+        groups, entries = state["param_groups"], state["state"]
+        theirs = RADAM if all("buffer" in group for group in groups) else ADAM
+        count = sum(len(group["params"]) for group in groups)
+        moments = {index: tuple(entry["exp_avg"].shape) for index, entry in entries.items()}
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: {OPTIMIZER} is not what the original writes") from error
+    if theirs != optim_type:
+        raise UserError(f"optim_type is {optim_type}, expected {theirs}, with which {path} was trained")
     wrong = [index for index, shape in moments.items() if index >= len(shapes) or shapes[index] != shape]
     if count != len(shapes) or wrong:
         raise UserError(
