@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from expansionnet.config import ModelConfig
 from expansionnet.model.body import ExpansionNet
@@ -30,13 +33,29 @@ def build(cfg: ModelConfig, *, fresh: bool = True) -> ExpansionNet:
         if getattr(cfg, name) < 1:
             raise ValueError(f"{name} is {getattr(cfg, name)}, expected at least 1")
     device = torch.get_default_device()
-    with torch.device("meta"):  # the modules draw no weights that would be overwritten
+    with torch.device("meta"), _Undrawn():
         model = ExpansionNet(cfg)
     if device.type != "meta":
         materialise(model, device)
         if fresh:
             initialise(model)
     return model
+
+
+class _Undrawn(TorchFunctionMode):
+    """Modules draw no weights, since they would be overwritten.
+
+    On the meta device drawing is not free: the first normal number there loads torch's whole compiler, which
+    takes seconds.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        named = kwargs or {}
+        if getattr(func, "__name__", "") in ("normal_", "uniform_", "trunc_normal_", "kaiming_uniform_"):
+            return args[0] if args else named["tensor"]
+        return func(*args, **named)
 
 
 def materialise(module: nn.Module, device: torch.device) -> None:
