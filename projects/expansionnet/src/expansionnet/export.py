@@ -34,14 +34,14 @@ def export(options: ExportOptions) -> Path:
     Raises:
         UserError: no such model, a place that is its own, or an export that would not agree with it.
     """
+    if options.dry_run:
+        print(options)
+        return Path(options.output)
     source = find_weights(options.model) if options.model else newest_model()
     stem = source.name if source.is_dir() else source.stem
     target = Path(options.output) if options.output else source.with_name(stem + SUFFIXES[options.format])
     if target.resolve() == source.resolve():
         raise UserError(f"{target}: not written over the model itself; name another --output")
-    if options.dry_run:
-        print(f"{source}: would be written to {target}")
-        return target
     captioner = load(source, vocab_path=options.vocab_path or None, **options.typed)
     if options.format == "original":
         captioner.save_original(target)
