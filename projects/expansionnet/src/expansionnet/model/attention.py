@@ -1,6 +1,6 @@
 """Attention of the words to the visual tokens.
 
-# B batch, L words, S visual tokens, D width, H heads
+# B batch, K sentences of a picture, L words, S visual tokens, D width, H heads
 """
 
 from __future__ import annotations
@@ -33,16 +33,18 @@ class CrossAttention(nn.Module):
         """Mix visual tokens for each word.
 
         Args:
-            query: words (B, L, D).
+            query: words (B, L, D); or K sentences of each picture, (B * K, L, D) with a picture's together,
+                which share its keys and values.
             tokens: visual tokens (B, S, D), both keys and values.
-            mask: boolean, broadcastable to (B, L, S), True where visible; None: all.
+            mask: boolean, broadcastable to (B, K * L, S), True where visible; None: all.
 
         Returns:
-            (B, L, D).
+            Of the words' shape.
         """
-        q, k, v = self.split(self.Wq(query)), self.split(self.Wk(tokens)), self.split(self.Wv(tokens))
+        words = self.Wq(query).view(len(tokens), -1, query.shape[-1])  # (B * K, L, D) to (B, K * L, D)
+        q, k, v = self.split(words), self.split(self.Wk(tokens)), self.split(self.Wv(tokens))
         scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])  # (B, H, L, S)
         if mask is not None:
             scores = scores.masked_fill(~mask[:, None], HIDDEN)
         mixed = torch.softmax(scores, dim=-1) @ v  # (B, H, L, D/H)
-        return self.out_linear(mixed.transpose(1, 2).flatten(2))  # (B, L, H, D/H) to (B, L, D)
+        return self.out_linear(mixed.transpose(1, 2).reshape(query.shape))  # heads next to each other

@@ -103,12 +103,13 @@ class ExpansionNet(nn.Module):
 
         Args:
             encoded: what `encode` returned (B, S, D).
-            tokens: ids (B, L), the start first.
+            tokens: ids (B, L), the start first; or of K sentences of each picture, (B * K, L) with a
+                picture's together, where none is padded.
             enc_pads: padded trailing visual tokens, int64 (B,); None: none.
             dec_pads: padded trailing words, int64 (B,); None: none.
 
         Returns:
-            (B, L, V).
+            (B, L, V), or (B * K, L, V).
 
         Raises:
             ValueError: there are more words than positions.
