@@ -2,7 +2,7 @@
 
 The encoder runs once; at every step the decoder reads all sentences from their start, with the visual tokens
 repeated for every beam, masks made by loops over the batch, and keys and values of the attention made anew.
-Dropouts are in their places and drawn in the order of the network's own forward, for the rows of training.
+Dropouts are in their places, for the rows of training.
 
 # B images, K beams, N = B * K, L words, S visual tokens, D width, P and E expansion vectors
 """
@@ -13,7 +13,7 @@ import math
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from expansionnet.decoding import Captions
@@ -53,17 +53,17 @@ def causal_mask_plain(length: int, pads: Sequence[int]) -> Tensor:
 
 def encode_plain(model: ExpansionNet, x: Tensor, pads: Sequence[int]) -> Tensor:
     """Visual tokens (B, S, F) as the decoder reads them, (B, S, D)."""
-    x = model.enc_input_drop(model.input_linear(x.float()))
+    x = _drop(model.enc_input_drop, model.input_linear(x.float()))
     vectors = sum(model.cfg.num_exp_enc_list)
     mask = pad_mask_plain(vectors, x.shape[1], [0] * len(x), pads)
     outputs = []
     for layer in model.encoders:
         assert isinstance(layer, EncoderLayer)
-        x = x + layer.drop_1(_static_plain(layer.stc_exp, layer.norm_1(x), mask))
-        x = x + layer.drop_2(_feed_forward_plain(layer.ff, layer.norm_2(x)))
+        x = x + _drop(layer.drop_1, _static_plain(layer.stc_exp, layer.norm_1(x), mask))
+        x = x + _drop(layer.drop_2, _feed_forward_plain(layer.ff, layer.norm_2(x)))
         outputs.append(x)
     joined = model.enc_reduce_group(torch.cat(outputs, dim=-1))
-    return model.enc_reduce_norm(x + model.enc_reduce_drop(joined))
+    return model.enc_reduce_norm(x + _drop(model.enc_reduce_drop, joined))
 
 
 def decode_plain(
@@ -71,31 +71,35 @@ def decode_plain(
 ) -> Tensor:
     """Log-probabilities (N, L, V) of the words after the words (N, L), given visual tokens (N, S, D)."""
     length = tokens.shape[1]
-    y = model.dec_input_drop(model.out_embedder(tokens)) * math.sqrt(model.cfg.model_dim)
+    y = _drop(model.dec_input_drop, model.out_embedder(tokens)) * math.sqrt(model.cfg.model_dim)
     y = y + model.pos_encoder(torch.arange(length).repeat(len(tokens), 1))
     mask = causal_mask_plain(length, pads)
     cross = pad_mask_plain(length, encoded.shape[1], pads, enc_pads)
     outputs = []
     for layer in model.decoders:
         assert isinstance(layer, DecoderLayer)
-        y = y + layer.drop_1(_dynamic_plain(layer.dyn_exp, layer.norm_1(y), mask))
-        y = y + layer.drop_2(_attention_plain(layer.mha, layer.norm_2(y), encoded, cross))
-        y = y + layer.drop_3(_feed_forward_plain(layer.ff, layer.norm_3(y)))
+        y = y + _drop(layer.drop_1, _dynamic_plain(layer.dyn_exp, layer.norm_1(y), mask))
+        y = y + _drop(layer.drop_2, _attention_plain(layer.mha, layer.norm_2(y), encoded, cross))
+        y = y + _drop(layer.drop_3, _feed_forward_plain(layer.ff, layer.norm_3(y)))
         outputs.append(y)
     joined = model.dec_reduce_group(torch.cat(outputs, dim=-1))
-    y = model.dec_reduce_norm(y + model.dec_reduce_drop(joined))
+    y = model.dec_reduce_norm(y + _drop(model.dec_reduce_drop, joined))
     return F.log_softmax(model.vocab_linear(y), dim=-1)
 
 
+def _drop(dropout: nn.Dropout, x: Tensor) -> Tensor:
+    return F.dropout(x, dropout.p, dropout.training)
+
+
 def _feed_forward_plain(ff: FeedForward, x: Tensor) -> Tensor:
-    return ff.linear_2(ff.drop(torch.relu(ff.linear_1(x))))
+    return ff.linear_2(_drop(ff.drop, torch.relu(ff.linear_1(x))))
 
 
 def _static_plain(block: StaticExpansion, x: Tensor, mask: Tensor) -> Tensor:
     batch, width = len(x), x.shape[-1]
     query = block.query_exp_vectors.weight.repeat(batch, 1, 1)  # (B, P, D)
     bias = block.bias_exp_vectors.weight.repeat(batch, 1, 1)  # (B, P, D)
-    z = block.drop_scores(query @ block.key_embed(x).transpose(1, 2) / math.sqrt(width))  # (B, P, S)
+    z = _drop(block.drop_scores, query @ block.key_embed(x).transpose(1, 2) / math.sqrt(width))  # (B, P, S)
 
     def expand(signed: Tensor, values: Tensor) -> Tensor:
         forward = torch.relu(signed).masked_fill(mask == 0, 0.0)
@@ -109,9 +113,9 @@ def _static_plain(block: StaticExpansion, x: Tensor, mask: Tensor) -> Tensor:
         ]
         return torch.cat(groups, dim=-1) @ expanded / len(block.groups)
 
-    a = block.drop_a(expand(z, block.class_a_embed(x)))
-    b = block.drop_b(expand(-z, block.class_b_embed(x)))
-    a, b = block.drop_mixed_a(contract(z, a)), block.drop_mixed_b(contract(-z, b))
+    a = _drop(block.drop_a, expand(z, block.class_a_embed(x)))
+    b = _drop(block.drop_b, expand(-z, block.class_b_embed(x)))
+    a, b = _drop(block.drop_mixed_a, contract(z, a)), _drop(block.drop_mixed_b, contract(-z, b))
     share = torch.sigmoid(block.selector_embed(x))
     return share * a + (1 - share) * b
 
@@ -122,7 +126,9 @@ def _dynamic_plain(block: DynamicExpansion, x: Tensor, mask: Tensor) -> Tensor:
     condition = block.cond_embed(x).unsqueeze(2)  # (N, L, 1, D)
     query = (block.query_exp_vectors.weight + condition).view(batch, length * vectors, width)
     bias = (block.bias_exp_vectors.weight + condition).view(batch, length * vectors, width)
-    z = block.drop_scores(query @ block.key_linear(x).transpose(1, 2) / math.sqrt(width))  # (N, L*E, L)
+    z = _drop(
+        block.drop_scores, query @ block.key_linear(x).transpose(1, 2) / math.sqrt(width)
+    )  # (N, L*E, L)
     down = mask.unsqueeze(2).expand(-1, -1, vectors, -1).reshape(batch, length * vectors, length)
     across = mask.unsqueeze(3).expand(-1, -1, -1, vectors).reshape(batch, length, length * vectors)
 
@@ -134,9 +140,9 @@ def _dynamic_plain(block: DynamicExpansion, x: Tensor, mask: Tensor) -> Tensor:
         backward = torch.relu(signed).transpose(1, 2).masked_fill(across == 0, 0.0)
         return backward / (backward.sum(dim=-1, keepdim=True) + block.eps) @ expanded  # (N, L, D)
 
-    a = block.drop_a(expand(z, block.class_a_embed(x))) + bias
-    b = block.drop_b(expand(-z, block.class_b_embed(x))) + bias
-    a, b = block.drop_mixed_a(contract(z, a)), block.drop_mixed_b(contract(-z, b))
+    a = _drop(block.drop_a, expand(z, block.class_a_embed(x))) + bias
+    b = _drop(block.drop_b, expand(-z, block.class_b_embed(x))) + bias
+    a, b = _drop(block.drop_mixed_a, contract(z, a)), _drop(block.drop_mixed_b, contract(-z, b))
     share = torch.sigmoid(block.selector_embed(x))
     return share * a + (1 - share) * b
 

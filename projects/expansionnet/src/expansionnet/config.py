@@ -227,7 +227,7 @@ class ScstConfig:
     """``rescored``: samples are drawn without gradients and scored by one forward pass. ``original``: the
     gradients of every step of the sampling are kept."""
     sample_mode: str = "eval"
-    """Dropout while samples are drawn: ``train`` (on; the original) or ``eval`` (off)."""
+    """The decoder's dropout while samples are drawn: ``train`` (on; the original) or ``eval`` (off)."""
 
     def __post_init__(self) -> None:
         check_at_least("scst_max_len", self.scst_max_len, 1)

@@ -45,27 +45,31 @@ def draw_and_score(
 ) -> Samples:
     """Draw K captions of each picture, and get their log-probabilities the way that ``cfg.scoring`` names.
 
+    Pictures are encoded once, as training has it; samples are drawn from the very encoding that their
+    gradients go through.
+
     Args:
         model: in training mode, which it keeps.
         x: features or pictures, of B pictures.
         pads: (B,) padded visual tokens, or None.
         cfg: how many samples, of how many words, with which dropout.
         vocabulary: ids of start, end and padding.
-        draw: chooses the words; None: `torch.multinomial` over all N rows at every step, from torch's own
-            random numbers, as in the original.
+        draw: chooses the words; None: torch's own random numbers do, by `torch.multinomial` over all N rows
+            at every step where scoring is the original's.
     """
-    options = _options(cfg, vocabulary, cfg.num_samples, gradients=cfg.scoring == "original")
-    drawing = draw or multinomial_draw(len(x) * cfg.num_samples)
+    encoded = model.encode(x, pads)
     if cfg.scoring == "original":
-        modules = [model] if cfg.sample_mode == "eval" else []
-        with evaluating(*modules):
-            state = prefix.begin(model.encode(x, pads), pads)
+        options = _options(cfg, vocabulary, cfg.num_samples, gradients=True)
+        drawing = draw or multinomial_draw(len(x) * cfg.num_samples)
+        with evaluating(*([model] if cfg.sample_mode == "eval" else [])):
+            state = prefix.begin(encoded, pads)
             found = decode.sample(prefix.stepper(model), state, options, draw=drawing)
         return Samples(tokens=found.tokens, log_probs=found.log_probs)
-    with torch.no_grad(), evaluating(model):
-        state = cached.begin(model, model.encode(x, pads), pads)
-        tokens = decode.sample(cached.stepper(model), state, options, draw=drawing).tokens
-    return score(model, x, pads, _trimmed(tokens, vocabulary.eos), vocabulary)
+    with torch.no_grad():  # the incremental decoder knows no dropout, whatever the mode
+        state = cached.begin(model, encoded.detach(), pads)
+        options = _options(cfg, vocabulary, cfg.num_samples)
+        tokens = decode.sample(cached.stepper(model), state, options, draw=draw).tokens
+    return score(model, encoded, pads, _trimmed(tokens, vocabulary.eos), vocabulary)
 
 
 def greedy(
@@ -89,24 +93,21 @@ def greedy(
 
 
 def score(
-    model: ExpansionNet, x: Tensor, pads: Tensor | None, tokens: Tensor, vocabulary: Vocabulary
+    model: ExpansionNet, encoded: Tensor, pads: Tensor | None, tokens: Tensor, vocabulary: Vocabulary
 ) -> Samples:
     """Log-probabilities of finished samples, by one pass with gradients in the model's present mode.
 
     Args:
-        model: encodes each picture once.
-        x: features or pictures, of B pictures.
+        model: its decoder.
+        encoded: (B, S, D) what its encoder made of the pictures.
         pads: (B,) padded visual tokens, or None.
         tokens: (B, K, L) ids after the start.
         vocabulary: ids of start and end.
     """
-    count = tokens.shape[1]
     rows = tokens.flatten(0, 1)  # (N, L)
     before = F.pad(rows[:, :-1], (1, 0), value=vocabulary.sos)  # each word's predecessor
-    encoded = model.encode(x, pads).repeat_interleave(count, dim=0)
-    repeated = None if pads is None else pads.repeat_interleave(count)
-    # Nothing is masked: a word sees those before it alone, and what follows an end does not count.
-    losses = word_losses(model.decode(encoded, before, repeated), rows, overwrite=True)
+    # No word is masked: each sees those before it alone, and what follows an end does not count.
+    losses = word_losses(model.decode(encoded, before, pads), rows, overwrite=True)
     counted = -losses.masked_fill(behind_end(rows, vocabulary.eos), 0.0)
     return Samples(tokens=tokens, log_probs=counted.view_as(tokens))
 
