@@ -21,7 +21,7 @@ pytestmark = pytest.mark.dist
 
 SCRIPT = Path(__file__).parent / "two_ranks.py"
 WAYS = ("crops", "scattered", "all")
-KINDS = ("full", "pruned", "faithful", "all")
+KINDS = ("full", "pruned", "faithful", "all", "slim")
 Ranks = tuple[list[dict[str, Any]], Path]
 
 
@@ -37,6 +37,7 @@ def ranks(
         "pruned": values,
         "faithful": values | {"preset": "faithful", "enbl_dst": True},
         "all": values | {"positions": "all", "nb_smpls": 48},
+        "slim": values | {"slim_before_finetune": True},
     }
     (folder / "commands.json").write_text(json.dumps(commands))
     return two_ranks(SCRIPT, folder), folder

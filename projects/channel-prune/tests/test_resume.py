@@ -26,6 +26,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "faithful": {"preset": "faithful", "enbl_dst": True},
     "l1, all positions": {"selection": "l1", "positions": "all", "recalibrate": 0},
     "full": {"learner": "full-prec"},
+    "slim": {"slim_before_finetune": True},
 }
 SHORT: dict[str, Any] = {"nb_iters": 4, "nb_smpls": 16, "recalibrate": 16}
 """Four steps, a checkpoint and an evaluation after each second one."""
@@ -75,6 +76,7 @@ def run(full: Finished, pruning: Values, tmp_path: Path) -> Callable[..., Path]:
         # Kinds of run take turns, so that each stage is met by one of them; at night all meet all.
         ("fixed", 1, 31),
         ("faithful", 16, 31),
+        ("slim", 46, 100),  # between two steps of its own kind of fine-tuning
         *(pytest.param(kind, 1, 1, marks=pytest.mark.slow) for kind in KINDS),
     ],
 )

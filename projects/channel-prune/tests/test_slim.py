@@ -15,7 +15,7 @@ from channel_prune.choosing.masks import Masks
 from channel_prune.choosing.prunable import prunable
 from channel_prune.config import NetConfig
 from channel_prune.model import build
-from channel_prune.slim import masked, slim
+from channel_prune.slim import Whole, masked, slim
 from prunelab.errors import UserError
 
 NETS = {
@@ -180,7 +180,35 @@ def test_training_a_slim_network_is_training_the_masked_one() -> None:
             optimizer.step()
         return network.eval()
 
+    form = Whole(copy.deepcopy(whole), small.structure)
     after, expected = train(small.model), train(whole)
 
+    assert far(outputs(form.of(after), x[0]), outputs(expected, x[0])) <= 1e-9
     assert far(outputs(after, x[0]), outputs(expected, x[0])) <= 1e-9
     assert far(outputs(after, x[0]), outputs(small.model, x[0])) > 1e-2
+
+
+@pytest.mark.parametrize("round_to", [1, 8])
+@pytest.mark.parametrize("name", ["bottlenecks", "mobilenet_v2", "ssd_vgg16", "timm"])
+def test_a_slim_network_goes_back_into_the_full_shapes(name: str, round_to: int) -> None:
+    cfg = NETS[name]
+    model = trained(cfg)
+    example = torch.zeros(1, 3, cfg.image_size, cfg.image_size)
+    kept = some_kept(model, example)
+    whole = masked(model, kept).to(memory_format=torch.channels_last)
+    before = copy.deepcopy(whole.state_dict())
+    small = slim(model, kept, example, round_to=round_to)
+    form = Whole(whole, small.structure)
+    assert all(torch.equal(value, before[key]) for key, value in form.of(small.model).state_dict().items())
+
+    with torch.no_grad():
+        for tensor in small.model.state_dict().values():
+            tensor.mul_(2)  # zeros stay
+    after = form.of(small.model).state_dict()
+
+    changed = sum(int((after[key] != value).sum()) for key, value in before.items())
+    assert changed >= sum(int((p != 0).sum()) for p in small.model.parameters())
+    again = slim(form.model, kept, example, round_to=round_to).model
+    lists = {key for key in again.state_dict() if key.endswith("select")}
+    for key, value in again.state_dict().items():
+        assert key in lists or torch.equal(value, small.model.state_dict()[key])

@@ -115,6 +115,33 @@ def test_the_slim_network_answers_as_the_masked_one(pruned: Finished, values: di
         torch.testing.assert_close(slim(x), masked(x), rtol=0, atol=1e-10)
 
 
+@pytest.mark.parametrize("preset", ["fixed", "faithful"])
+def test_fine_tuning_in_slim_form_ends_where_masks_end(
+    preset: str, build: Build, pruned: Finished, values: dict[str, Any], tmp_path: Path
+) -> None:
+    more = {"enbl_dst": True} if preset == "faithful" else {}
+    runs = [
+        train.train(build(tmp_path / str(early), preset, slim_before_finetune=early, **more), quiet=True)
+        for early in (False, True)
+    ]
+    net = lower_values(values).net
+    x = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    for name in ("last", "best", "slim"):
+        masked, early = (load_network(run / name, net) for run in runs)
+        assert [p.shape for p in masked.parameters()] == [p.shape for p in early.parameters()]
+        with torch.no_grad():
+            torch.testing.assert_close(early(x), masked(x), rtol=1e-3, atol=1e-3)
+    assert zeros(runs[0] / "last") == zeros(runs[1] / "last")
+    for name in ("pr_krn", "pr_trn", "accuracy"):
+        expected = series(runs[0] / "finetune", name)
+        assert series(runs[1] / "finetune", name) == pytest.approx(expected, abs=0.05 * (name == "accuracy"))
+    checkpoint = sorted((runs[1] / "finetune/checkpoints").rglob("*.safetensors"))[-1]
+    assert (
+        checkpoint.stat().st_size
+        < 0.8 * next((runs[0] / "finetune/checkpoints").rglob(checkpoint.name)).stat().st_size
+    )
+
+
 def test_an_evaluation_comes_before_fine_tuning_and_with_every_checkpoint(pruned: Finished) -> None:
     run = pruned()
     lines = figures(run / "finetune/metrics.jsonl")

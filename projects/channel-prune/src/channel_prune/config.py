@@ -351,6 +351,8 @@ class RunOptions:
     """``full-prec`` (train the full network) or ``chn-pruned-rmt`` (choose channels, then fine-tune)."""
     exec_mode: str = "train"
     """``train`` or ``eval``."""
+    slim_before_finetune: bool = False
+    """Fine-tune the slim network in place of the masked one: the same steps, faster."""
     output: str = ""
     """The run's folder; empty: that of save_path or save_path_cpr, by learner."""
     seed: int = 0

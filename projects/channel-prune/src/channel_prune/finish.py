@@ -12,15 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from channel_prune.choosing.choose import Choice, Progress
-from channel_prune.choosing.masks import Masks
 from channel_prune.choosing.prunable import prunable, ratios
 from channel_prune.config import Config, DetectConfig
 from channel_prune.data import Data, open_data
 from channel_prune.files.loading import find_model, load_network, save_network
-from channel_prune.job import Job, example, make_task, newest
+from channel_prune.job import Job, example, kept_of, make_task, masks_of, newest, slim_of
 from channel_prune.layout import chosen_folder, full_model, place, run_folder
 from channel_prune.macs import macs_table
-from channel_prune.slim import slim
 from channel_prune.summary import Rival, summarise
 from prunelab import dist
 from prunelab.config import save_yaml, to_plain
@@ -103,7 +101,7 @@ def save(run: Run, job: Job) -> None:
     notes = {"step": run.step, **found}
 
     def write(spot: Path) -> None:
-        save_network(spot, job.cfg, job.data, job.model, notes=notes)
+        save_network(spot, job.cfg, job.data, job.network, notes=notes)
 
     run.save(best=best, model_folder=write)
 
@@ -177,12 +175,10 @@ def _pruned(
     """
     dist.on_main(lambda: save_yaml(folder / CONFIG, to_plain(cfg)))  # for commands that are given a model
     masked = _rival("pruned", last, cfg, device)
-    picture = example(cfg, device)
-    kept = Masks.from_zeros(prunable(masked.model, picture)).kept
-    kept = {name: channels or [0] for name, channels in kept.items()}  # a dead layer keeps a channel of zeros
+    kept = kept_of(masks_of(cfg, masked.model))
     try:
-        small = slim(masked.model, kept, picture, round_to=cfg.prune.round_to)
-        counts = macs_table(masked.model, picture, kept, first=cfg.run.flops_convention)
+        small = slim_of(cfg, masked.model, kept)
+        counts = macs_table(masked.model, example(cfg, device), kept, first=cfg.run.flops_convention)
     except UserError as error:
         if dist.is_main():
             print(f"no slim network: {error}")

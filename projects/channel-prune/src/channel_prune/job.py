@@ -24,6 +24,7 @@ from channel_prune.layout import full_model, teacher
 from channel_prune.model import build
 from channel_prune.model.backbone import load_backbone
 from channel_prune.model.ssd import Ssd
+from channel_prune.slim import Slim, Whole, slim
 from channel_prune.steps import Distillation
 from channel_prune.stream import Endless
 from prunelab import dist
@@ -159,11 +160,18 @@ class Job:
     task: Task
     shares: dict[str, float]
     """What is pruned of all trainable numbers and of all kernels, as the original logs it at every line."""
+    whole: Whole | None = None
+    """The full shapes of a network that is trained in its slim form."""
 
     @property
     def tracked(self) -> dict[str, Any]:
         """What a checkpoint holds of it."""
         return {"model": self.model, "optimizer": self.optimizer, "batches": self.batches}
+
+    @property
+    def network(self) -> nn.Module:
+        """What is trained, in the full network's shapes."""
+        return self.model if self.whole is None else self.whole.of(self.model)
 
     def step(self, batch: Any, number: int) -> dict[str, Tensor]:
         """One update with a batch; ``number`` counts them from 0."""
@@ -186,9 +194,15 @@ def make_job(cfg: Config, data: Data, chosen: Path | None, device: torch.device)
     if cfg.run.channels_last:
         model = model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     model = model.to(device)
-    masks = None
+    masks = whole = None
+    shares: dict[str, float] = {}
     if chosen is not None:
-        masks = Masks.from_zeros(prunable(model, example(cfg, device)), model)
+        masks = masks_of(cfg, model)
+        shares = {name: float(share) for name, share in masks.shares().items()}
+        if cfg.run.slim_before_finetune:
+            small = slim_of(cfg, model, kept_of(masks))
+            model, whole = small.model, Whole(model, small.structure)
+            masks = masks_of(cfg, model)
     if cfg.run.compile:
         model.compile()
     rank, world_size = dist.rank(), dist.world_size()
@@ -200,8 +214,29 @@ def make_job(cfg: Config, data: Data, chosen: Path | None, device: torch.device)
         masks=masks,
         batches=Endless(data.loader("train", rank=rank, world_size=world_size)),
         task=make_task(cfg, data, device, distillation=distillation(cfg, device)),
-        shares={} if masks is None else {name: float(share) for name, share in masks.shares().items()},
+        shares=shares,
+        whole=whole,
     )
+
+
+def masks_of(cfg: Config, model: nn.Module) -> Masks:
+    """The masks of a network whose channels were chosen, by its zeros."""
+    return Masks.from_zeros(prunable(model, example(cfg, next(model.parameters()).device)), model)
+
+
+def kept_of(masks: Masks) -> dict[str, list[int]]:
+    """The channels that a slim network keeps of each convolution; of a dead one a channel of zeros."""
+    return {name: channels or [0] for name, channels in masks.kept.items()}
+
+
+def slim_of(cfg: Config, model: nn.Module, kept: dict[str, list[int]]) -> Slim:
+    """The slim network of one whose channels were chosen.
+
+    Raises:
+        UserError: it cannot be followed.
+    """
+    picture = example(cfg, next(model.parameters()).device)
+    return slim(model, kept, picture, round_to=cfg.prune.round_to)
 
 
 def make_task(

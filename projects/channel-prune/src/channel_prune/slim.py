@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from prunelab.errors import UserError
-from prunelab.surgery import Structure, shrink
+from prunelab.surgery import Structure, resize, shrink
 from prunelab.tracked import evaluating
 
 TOLERANCE = 1e-5
@@ -76,6 +76,40 @@ def slim(
                 "channels that was not understood"
             )
     return Slim(model=small.model, structure=small.structure, difference=difference)
+
+
+class Whole:
+    """The way back: a slim network's numbers at the places of the full one that they came from.
+
+    What the slim network lacks stays as it was: nobody reads it.
+
+    Args:
+        model: the full network; it takes up the numbers.
+        structure: of the slim one, made of this network.
+    """
+
+    def __init__(self, model: nn.Module, structure: Structure) -> None:
+        self.model = model
+        numbered = copy.deepcopy(model).double()
+        with torch.no_grad():
+            for tensor in numbered.state_dict().values():
+                tensor.copy_(torch.arange(1, tensor.numel() + 1).view(tensor.shape))
+        # Weights that rounding adds are zero on both sides; they have the number 0 here, which is no place.
+        self._numbers = {
+            name: tensor.long() for name, tensor in resize(numbered, structure).state_dict().items()
+        }
+
+    @torch.no_grad()
+    def of(self, small: nn.Module) -> nn.Module:
+        """The full network with the numbers that the slim one has now."""
+        own = self.model.state_dict()
+        for name, tensor in small.state_dict().items():
+            if name in own:  # a list of channels to read has no counterpart
+                numbers = self._numbers[name]
+                real = numbers > 0
+                flat = own[name].flatten().index_copy(0, numbers[real] - 1, tensor[real])
+                own[name].copy_(flat.view(own[name].shape))
+        return self.model
 
 
 def masked(model: nn.Module, kept: Mapping[str, Sequence[int]]) -> nn.Module:
