@@ -73,6 +73,32 @@ def test_onnx_is_slim_and_takes_any_number_and_size_of_pictures(
     assert file.stat().st_size > 1000
 
 
+def test_onnx_of_the_masked_network_holds_its_zeros(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import onnx
+
+    small = export(ExportOptions(model=str(folder), image_size=32))
+    file = export(ExportOptions(model=str(folder), format="onnx-masked", image_size=32))
+
+    assert file == folder.parent / "last-masked.onnx"
+    assert capsys.readouterr().out.count("within") == 2  # of the network, in onnxruntime
+    x = torch.randn(2, 3, 32, 32)
+    np.testing.assert_allclose(run_onnx(file, x)["logits"], run_onnx(small, x)["logits"], atol=1e-4)
+    shapes = [
+        {tuple(one.dims) for one in onnx.load(path).graph.initializer if len(one.dims) == 4}
+        for path in (file, small)
+    ]
+    whole = {
+        tuple(value.shape) for value in Saved.read(folder).model.state_dict().values() if value.dim() == 4
+    }
+    assert shapes[0] == whole != shapes[1]
+
+
+def test_a_slim_network_has_no_masked_form(folder: Path) -> None:
+    small = export(ExportOptions(model=str(folder), format="slim"))
+    with pytest.raises(UserError, match="last-slim: slim already, expected a network with channels of zeros"):
+        export(ExportOptions(model=str(small), format="onnx-masked"))
+
+
 def test_a_slim_folder_holds_less_and_answers_the_same(folder: Path) -> None:
     small = export(ExportOptions(model=str(folder), format="slim", round_to=2))
 

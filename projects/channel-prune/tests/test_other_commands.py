@@ -108,7 +108,11 @@ def test_other_commands_read_their_arguments() -> None:
         (cli.parse_demo, "a.jpg --top 0", "top is 0"),
         (cli.parse_demo, "a.jpg --threshold 2", "threshold is 2.0"),
         (cli.parse_convert, "a", "required: DST"),
-        (cli.parse_export, "a --format tflite", "format is 'tflite', expected one of onnx, slim, original"),
+        (
+            cli.parse_export,
+            "a --format tflite",
+            "format is 'tflite', expected one of onnx, onnx-masked, slim, original",
+        ),
         (cli.parse_export, "a --nb_repts -1", "nb_repts is -1"),
         (cli.parse_export, "a --round-to 0", "round_to is 0"),
         (cli.parse_export, "a --fake_prune_ratio 1", "fake_prune_ratio is 1.0"),

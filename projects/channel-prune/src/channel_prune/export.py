@@ -38,7 +38,7 @@ from prunelab.surgery import compact, resize
 from prunelab.tracked import evaluating
 from prunelab.util import human_bytes, human_count
 
-SUFFIXES = {"onnx": ".onnx", "slim": "-slim", "original": ".npz"}
+SUFFIXES = {"onnx": ".onnx", "onnx-masked": "-masked.onnx", "slim": "-slim", "original": ".npz"}
 """What is put behind the model's name where no output is named; without a dot it is a folder."""
 SOFTMAX = "net_output"
 """The original's name of the probabilities that its export adds."""
@@ -63,6 +63,10 @@ def export(options: ExportOptions) -> Path:
         return target
     saved = load(source).saved
     example = example_of(saved, options.image_size)
+    if options.format == "onnx-masked" and saved.structure is not None:
+        raise UserError(
+            f"{source}: slim already, expected a network with channels of zeros, say a run's best/"
+        )
     kept = kept_of(saved, example)
     if options.enbl_fake_prune:
         saved, kept = _pruned_at_random(saved, example, options.fake_prune_ratio)
@@ -74,7 +78,8 @@ def export(options: ExportOptions) -> Path:
         case "slim":
             slimmed(saved, small).save(target)
         case _:
-            print(export_onnx(slimmed(saved, small), example, target, free_size=not options.image_size))
+            form = saved if options.format == "onnx-masked" else slimmed(saved, small)
+            print(export_onnx(form, example, target, free_size=not options.image_size))
     if options.nb_repts:
         times(saved, kept, small, example, warmup=options.nb_repts_warmup, calls=options.nb_repts).print()
     print(f"written: {target}")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from prunelab.doors import check_at_least, check_one_of, check_share, check_within
 
-EXPORT_FORMATS = ("onnx", "slim", "original")
+EXPORT_FORMATS = ("onnx", "onnx-masked", "slim", "original")
 METHODS = ("faithful", "fixed", "l1", "random", "torch-pruning")
 
 
@@ -57,7 +57,8 @@ class ExportOptions:
     model: str = ""
     """Model folder or run; empty: the newest one."""
     format: str = "onnx"
-    """onnx (a file), slim (a model folder with really fewer channels) or original (under its names)."""
+    """onnx (a file of the slim network), onnx-masked (of the one with channels of zeros), slim (a model
+    folder with really fewer channels) or original (under its names)."""
     output: str = ""
     """File or folder that is written; empty: beside the model."""
     image_size: int = 0
