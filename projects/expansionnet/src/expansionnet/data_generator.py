@@ -124,9 +124,10 @@ def generate(options: GenerateOptions) -> Path:
         todo = dist.on_main(lambda: _begin(options, target, origin))
         if todo is None:
             return target.output
-        share = todo[dist.rank() :: dist.world_size()]
-        with target.writer(dist.rank()) as writer:
-            _compute(options, extractor, [records[image_id] for image_id in share], writer, len(todo))
+        if todo:  # else a kill came when all was done
+            share = [records[image_id] for image_id in todo[dist.rank() :: dist.world_size()]]
+            with target.writer(dist.rank()) as writer:
+                _compute(options, extractor, share, writer, len(todo))
         dist.barrier()
         left = dist.on_main(lambda: _end(options, target, origin, len(todo)))
         if dist.is_main():
