@@ -125,8 +125,8 @@ def test_a_configuration_survives_its_file(
 # --- two steps of every kind ---
 
 SMALLER = (
-    "--model-size testing --fake-data --max-steps 2 --batch_size 4 --eval_parallel_batch_size 8 --workers 0 "
-    "--device cpu --print_every_iter 1 --max-len 6"
+    "--model-size testing --model_dim 32 --N_enc 2 --N_dec 2 --fake-data --max-steps 2 --batch_size 4 "
+    "--workers 0 --device cpu --print_every_iter 1 --max-len 6 --scst_max_len 5 --num-samples 2"
 )
 """What makes a phase quick enough for a CPU."""
 FROM_SCRATCH = ["--partial_load", "False", "--backbone_save_path", "", "--body_save_path", ""]
