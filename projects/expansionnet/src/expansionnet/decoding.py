@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -13,6 +12,8 @@ import prunelab.decode
 from expansionnet.config import DecodeConfig
 from expansionnet.ensemble import Ensemble
 from expansionnet.model import ExpansionNet, cached, prefix
+from expansionnet.model.onednn import OneDNN
+from expansionnet.vocabulary import Vocabulary
 from prunelab.decode import (
     Decoded,
     DecodeOptions,
@@ -27,30 +28,6 @@ from prunelab.errors import UserError
 # B images, K captions of an image, L longest caption, start and end included
 
 
-class Symbols(Protocol):
-    """What decoding reads of a vocabulary: ids of its symbols."""
-
-    @property
-    def pad(self) -> int:
-        """Fills up."""
-        ...
-
-    @property
-    def sos(self) -> int:
-        """Starts a caption."""
-        ...
-
-    @property
-    def eos(self) -> int:
-        """Ends a caption."""
-        ...
-
-    @property
-    def unk(self) -> int:
-        """An unknown word."""
-        ...
-
-
 @dataclass(frozen=True, kw_only=True)
 class Captions:
     """Captions of a batch."""
@@ -63,7 +40,7 @@ class Captions:
     """(B, K) float64: sum of the log-probabilities over the number of tokens, the start's included."""
 
 
-def options(cfg: DecodeConfig, vocabulary: Symbols, beam_size: int, *, positions: int) -> DecodeOptions:
+def options(cfg: DecodeConfig, vocabulary: Vocabulary, beam_size: int, *, positions: int) -> DecodeOptions:
     """How to search.
 
     Args:
@@ -219,7 +196,8 @@ def _start(
 def _begin(
     model: ExpansionNet, x: Tensor, enc_pads: Tensor | None, incremental: bool
 ) -> tuple[StepFunction, State]:
-    encoded = model.encode(x, enc_pads)
+    with OneDNN():
+        encoded = model.encode(x, enc_pads)
     if incremental:
         return cached.stepper(model), cached.begin(model, encoded, enc_pads)
     return prefix.stepper(model), prefix.begin(encoded, enc_pads)

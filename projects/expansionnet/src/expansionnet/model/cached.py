@@ -15,14 +15,16 @@ numbers alone. Where a product over all nodes is cheaper than copying those of a
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from expansionnet.model.attention import HIDDEN, CrossAttention
+from expansionnet.model import onednn
+from expansionnet.model.attention import HIDDEN
 from expansionnet.model.dynamic import DynamicExpansion
 from expansionnet.model.layers import DecoderLayer
 from prunelab.decode import State, StepFunction
@@ -32,6 +34,9 @@ if TYPE_CHECKING:
 
 # B images, R rows (beams) an image, N = B * R, T tokens of a row so far, M nodes of an image's tree
 # S visual tokens, D width, H heads, E expansion vectors of a token, V vocabulary
+
+Map: TypeAlias = Callable[[Tensor], Tensor]
+"""A linear map."""
 
 
 def decoder_layers(model: ExpansionNet) -> list[DecoderLayer]:
@@ -69,7 +74,7 @@ def begin(model: ExpansionNet, encoded: Tensor, enc_pads: Tensor | None = None) 
     layers = []
     for layer in decoder_layers(model):
         key, value = (
-            layer.mha.split(linear(encoded)).contiguous()  # (B, H, S, D/H)
+            layer.mha.split(_map(linear)(encoded)).contiguous()  # (B, H, S, D/H)
             for linear in (layer.mha.Wk, layer.mha.Wv)
         )
         layers.append({"key": key, "value": value, "tree": _empty_tree(model, encoded)})
@@ -81,11 +86,79 @@ def begin(model: ExpansionNet, encoded: Tensor, enc_pads: Tensor | None = None) 
     return State(per_image={"layers": layers, "hidden": hidden}, per_beam=path)
 
 
-def stepper(model: ExpansionNet) -> StepFunction:
+@dataclass(frozen=True, kw_only=True)
+class LayerMaps:
+    """Linear maps of a decoder layer, each from (N, D)."""
+
+    expansion: Callable[[Tensor], Sequence[Tensor]]
+    """To key, condition, class a, class b and selector, (N, D) each."""
+    query: Map
+    """To the query of the attention."""
+    mixed: Map
+    """What the attention found, to its output."""
+    hidden: Map
+    """To the hidden values of the feed-forward block."""
+    output: Map
+    """From those to its output."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Maps:
+    """Linear maps of a step."""
+
+    layers: Sequence[LayerMaps]
+    """Of each decoder layer."""
+    reduce: Map
+    """From all layers' outputs (N, layers * D)."""
+    words: Map
+    """To logits."""
+
+
+def plain_maps(model: ExpansionNet) -> Maps:
+    """The captioner's linear maps as they are."""
+    return Maps(
+        layers=[_layer_maps(layer) for layer in decoder_layers(model)],
+        reduce=_map(model.dec_reduce_group),
+        words=_map(model.vocab_linear),
+    )
+
+
+def expansion_linears(block: DynamicExpansion) -> tuple[nn.Linear, ...]:
+    """A block's linear maps in the order of `LayerMaps.expansion`."""
+    return (
+        block.key_linear,
+        block.cond_embed,
+        block.class_a_embed,
+        block.class_b_embed,
+        block.selector_embed,
+    )
+
+
+def _layer_maps(layer: DecoderLayer) -> LayerMaps:
+    expansion = [_map(linear) for linear in expansion_linears(layer.dyn_exp)]
+    return LayerMaps(
+        expansion=lambda x: [each(x) for each in expansion],
+        query=_map(layer.mha.Wq),
+        mixed=_map(layer.mha.out_linear),
+        hidden=_map(layer.ff.linear_1),
+        output=_map(layer.ff.linear_2),
+    )
+
+
+def _map(linear: nn.Linear) -> Map:
+    return lambda x: onednn.linear(x, linear.weight, linear.bias)
+
+
+def stepper(model: ExpansionNet, maps: Maps | None = None) -> StepFunction:
     """The step function of a captioner, for states that `begin` made.
 
     Log-probabilities are those of a decoder that reads the whole sentence without dropout, but for rounding.
+
+    Args:
+        model: the captioner; dropout plays no part, whatever its mode.
+        maps: its linear maps in another form; None: as they are.
     """
+    maps = maps or plain_maps(model)
 
     def step(tokens: Tensor, state: State) -> tuple[Tensor, State]:
         path = state.per_beam
@@ -97,39 +170,39 @@ def stepper(model: ExpansionNet) -> StepFunction:
         path = torch.cat([path, added.unsqueeze(1)], dim=1)  # (N, T)
         x = model.out_embedder.embed(tokens) * math.sqrt(model.cfg.model_dim) + model.pos_encoder.weight[time]
         outputs, after = [], []
-        for layer, kept in zip(decoder_layers(model), layers, strict=True):
-            found, tree = _expand(layer.dyn_exp, layer.norm_1(x), kept["tree"], path, rows)
+        for layer, its, kept in zip(decoder_layers(model), maps.layers, layers, strict=True):
+            found, tree = _expand(layer.dyn_exp, its.expansion(layer.norm_1(x)), kept["tree"], path, rows)
             x = x + found
-            x = x + _attend(layer.mha, layer.norm_2(x), kept, state.per_image["hidden"])
-            x = x + layer.ff.linear_2(F.relu(layer.ff.linear_1(layer.norm_3(x))))
+            x = x + its.mixed(_attend(its.query(layer.norm_2(x)), kept, state.per_image["hidden"]))
+            x = x + its.output(F.relu(its.hidden(layer.norm_3(x))))
             outputs.append(x)
             after.append({**kept, "tree": tree})
-        x = model.dec_reduce_norm(x + model.dec_reduce_group(torch.cat(outputs, dim=-1)))
-        log_probs = model.vocab_linear(x).log_softmax(dim=-1)
+        x = model.dec_reduce_norm(x + maps.reduce(torch.cat(outputs, dim=-1)))
+        log_probs = maps.words(x).log_softmax(dim=-1)
         return log_probs, State(per_image={**state.per_image, "layers": after}, per_beam=path)
 
     return step
 
 
-def _attend(mha: CrossAttention, x: Tensor, kept: Mapping[str, Tensor], hidden: Tensor | None) -> Tensor:
-    """Cross attention of x (N, D) to the rows' image."""
+def _attend(query: Tensor, kept: Mapping[str, Tensor], hidden: Tensor | None) -> Tensor:
+    """What queries (N, D) find at the rows' image, heads next to each other (N, D)."""
     images, heads, _, width = kept["key"].shape
-    query = mha.Wq(x).view(images, -1, heads, width).transpose(1, 2)  # (B, H, R, D/H)
-    scores = query @ kept["key"].transpose(2, 3) / math.sqrt(width)  # (B, H, R, S)
+    split = query.view(images, -1, heads, width).transpose(1, 2)  # (B, H, R, D/H)
+    scores = split @ kept["key"].transpose(2, 3) / math.sqrt(width)  # (B, H, R, S)
     if hidden is not None:
         scores = scores.masked_fill(hidden, HIDDEN)
     mixed = scores.softmax(dim=-1) @ kept["value"]
-    return mha.out_linear(mixed.transpose(1, 2).reshape(x.shape))
+    return mixed.transpose(1, 2).reshape(query.shape)
 
 
 def _expand(
-    block: DynamicExpansion, x: Tensor, tree: Mapping[str, Tensor], path: Tensor, rows: int
+    block: DynamicExpansion, parts: Sequence[Tensor], tree: Mapping[str, Tensor], path: Tensor, rows: int
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The dynamic expansion of the newest token.
 
     Args:
         block: a ``dyn_exp`` module.
-        x: (N, D), normed.
+        parts: what `LayerMaps.expansion` made of the normed token, (N, D) each.
         tree: of this layer, without the new nodes.
         path: (N, T), the new node last.
         rows: R.
@@ -137,12 +210,9 @@ def _expand(
     Returns:
         The block's output (N, D) and the tree with the new nodes.
     """
-    width, time, expansions = x.shape[1], path.shape[1], block.query_exp_vectors.weight.shape[0]
+    width, time, expansions = parts[0].shape[1], path.shape[1], block.vectors
     scale = 1 / math.sqrt(width)
-    key, cond, class_a, class_b = (
-        linear(x).view(-1, rows, width)
-        for linear in (block.key_linear, block.cond_embed, block.class_a_embed, block.class_b_embed)
-    )
+    key, cond, class_a, class_b, selector = (part.view(-1, rows, width) for part in parts)
     query_key = key @ block.query_exp_vectors.weight.t()  # (B, R, E)
     grown = {"key": key, "cond": cond, "class_a": class_a, "class_b": class_b, "query_key": query_key}
     grown = {name: torch.cat([tree[name], new], dim=1) for name, new in grown.items()}
@@ -159,11 +229,11 @@ def _expand(
     # What the new token takes of every token's expanded vectors.
     asked = (key @ grown["cond"].transpose(1, 2)).gather(2, way)  # (B, R, T)
     backward = _weights((query_key.unsqueeze(3) + asked.unsqueeze(2)) * scale, (-2, -1), block.eps)
-    spread = x.new_zeros(images, 2, rows, expansions, nodes)
+    spread = key.new_zeros(images, 2, rows, expansions, nodes)
     spread = spread.scatter(4, way.view(images, 1, rows, 1, time).expand_as(backward), backward)
     flat = spread.transpose(3, 4).reshape(images, 2, rows, nodes * expansions)  # (B, 2, R, M * E)
     mixed = flat @ grown["forward"].reshape(images, 2, nodes * expansions, time)  # (B, 2, R, T)
-    mixed = x.new_zeros(images, 2, rows, nodes).scatter(
+    mixed = key.new_zeros(images, 2, rows, nodes).scatter(
         3, way.unsqueeze(1).expand(-1, 2, -1, -1), mixed
     )  # (B, 2, R, M)
     of_cond = spread.sum(dim=3)  # (B, 2, R, M)
@@ -171,8 +241,7 @@ def _expand(
     common = of_cond @ grown["cond"].unsqueeze(1) + of_bias @ block.bias_exp_vectors.weight
     a = common[:, 0] + mixed[:, 0] @ grown["class_a"]
     b = common[:, 1] + mixed[:, 1] @ grown["class_b"]
-    share = torch.sigmoid(block.selector_embed(x)).view_as(a)
-    return (share * a + (1 - share) * b).view_as(x), grown
+    return torch.lerp(b, a, torch.sigmoid(selector)).view(-1, width), grown
 
 
 def _weights(z: Tensor, over: tuple[int, ...], eps: float) -> Tensor:
