@@ -28,7 +28,7 @@ NETS = {
     "mobilenet_v1": NetConfig(name="mobilenet_v1", image_size=64, mobilenet_depth_mult=0.25),
     "mobilenet_v2": NetConfig(name="mobilenet_v2", image_size=64, mobilenet_depth_mult=0.35),
     "ssd_vgg16": NetConfig(name="ssd_vgg16", nb_classes=4, image_size=160, width_divisor=16),
-    "torchvision": NetConfig(name="torchvision:resnet18", image_size=48),
+    "torchvision": NetConfig(name="torchvision:squeezenet1_1", image_size=64),
     "timm": NetConfig(name="timm:mobilenetv3_small_050", image_size=48),
 }
 
