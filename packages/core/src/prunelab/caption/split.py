@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-import numpy as np
 import torch
 
 from prunelab import dist
-from prunelab.caption.cider import cider
+from prunelab.caption.cider_d import CiderD
 from prunelab.caption.evaluate import FAST, Scores, evaluate
+from prunelab.caption.frequency import DocumentFrequency
 from prunelab.caption.references import cook
 from prunelab.caption.tokenizer import tokenize
 from prunelab.data.coco import write_predictions
@@ -149,5 +149,6 @@ def best_constant_caption(
 def _constant_cider(references: Sequence[Sequence[str]], candidates: Sequence[str]) -> list[float]:
     """Mean CIDEr of each candidate over all pictures."""
     cooked = cook(references)
-    images = np.arange(len(references))
-    return [float(cider(cooked, [caption] * len(images), images).mean()) for caption in candidates]
+    scorer = CiderD(DocumentFrequency.from_references(cooked))
+    weighed = scorer.weigh(cooked)
+    return [float(scorer.score(weighed, [caption] * len(cooked)).mean()) for caption in candidates]
