@@ -34,11 +34,6 @@ def run_kind(cfg: Config) -> str:
     return f"end_to_end_{training}" if cfg.model.is_end_to_end else training
 
 
-def data_root() -> Path:
-    """The folder of data sets: PRUNELAB_DATA, else the original's folder of data."""
-    return Path(os.environ.get("PRUNELAB_DATA") or RAW_DATA)
-
-
 def runs_root() -> Path:
     """Where runs lie that name no folder, such as tours: PRUNELAB_RUNS, else ``runs`` here."""
     return Path(os.environ.get("PRUNELAB_RUNS") or "runs")
@@ -104,7 +99,7 @@ def newest_model() -> Path:
     Raises:
         UserError: there is none.
     """
-    roots = [runs_root(), written(SAVES)]
+    roots = list(dict.fromkeys([runs_root(), written(SAVES)]))
     spots = [
         spot
         for root in roots
@@ -112,7 +107,6 @@ def newest_model() -> Path:
         for spot in root.glob(f"{depth}/best/config.json")
     ]
     if not spots:
-        raise UserError(
-            f"{roots[0]} and {roots[1]} hold no trained model: run `train` first, or name one with --model"
-        )
+        places = " and ".join(map(str, roots))
+        raise UserError(f"no trained model in {places}: run `train` first, or name one with --model")
     return max(spots, key=lambda file: file.stat().st_mtime).parent
