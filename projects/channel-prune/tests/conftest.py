@@ -66,7 +66,7 @@ def words(values: dict[str, Any]) -> list[str]:
 
 @pytest.fixture(scope="session", autouse=True)
 def unsynced() -> Iterator[None]:
-    """Nothing that a test writes must outlast a power cut; to wait for the disk takes longer than the rest."""
+    """Nothing that a test writes must outlast a power cut; the disk would take longer than the rest."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda _: None)
         yield

@@ -11,10 +11,13 @@ import copy
 import itertools
 import json
 import multiprocessing
+import os
+import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -134,8 +137,26 @@ _OPENED: list[Opened] = []
 
 
 def _begin(cfg: Config) -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        end_with(parent.sentinel)
     torch.set_num_threads(1)
     _OPENED.append(Opened(cfg))
+
+
+def end_with(sentinel: int, end: Callable[[int], object] = os._exit) -> None:
+    """Let this process end as soon as another one has, in the middle of a row too: nobody waits for it.
+
+    Args:
+        sentinel: of the other process (`multiprocessing.Process.sentinel`).
+        end: what is called then, in a thread, with the code 1.
+    """
+
+    def watch() -> None:
+        wait([sentinel])
+        end(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _row(part: Part, seconds: float) -> Row:
