@@ -28,6 +28,7 @@ from expansionnet.layout import FAKE_DATA, found, written
 from expansionnet.model.swin import build_swin
 from expansionnet.options import GenerateOptions
 from expansionnet.preprocess import Preprocess
+from expansionnet.visual import picture_notes
 from prunelab import dist
 from prunelab.data.captions import CaptionRecord
 from prunelab.data.loader import make_loader
@@ -121,6 +122,9 @@ def generate(options: GenerateOptions) -> Path:
         records = _records(options)
         extractor = _extractor(options, device)
         target, origin = _target(options, extractor, records)
+        if dist.is_main():
+            for line in picture_notes([r.path for r in records.values()], extractor.config.img_size):
+                print(line)
         todo = dist.on_main(lambda: _begin(options, target, origin))
         if todo is None:
             return target.output

@@ -5,12 +5,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from expansionnet.preprocess import Preprocess
@@ -20,6 +24,37 @@ from prunelab.errors import UserError
 
 PREPARED = "_img"
 """What follows a picture's id in a file of prepared pictures."""
+LOOKED_AT = 50
+"""So many pictures of a set tell how large and how strongly compressed they are."""
+FEW_BYTES = 0.15
+"""JPEG bytes a pixel below which a set was compressed again; COCO's own files have about 0.5."""
+
+
+def picture_notes(paths: Sequence[Path], side: int) -> list[str]:
+    """What is odd about a set of pictures, in lines: some copies of COCO were shrunken or compressed again.
+
+    Args:
+        paths: of all pictures; some of them are looked at.
+        side: of the backbone's pictures, in pixels.
+    """
+    lengths, densities = [], []
+    for path in paths[:: max(1, len(paths) // LOOKED_AT)]:
+        with contextlib.suppress(OSError), Image.open(path) as image:  # reading it tells what is wrong
+            lengths.append(max(image.size))
+            if image.format == "JPEG":
+                densities.append(path.stat().st_size / (image.width * image.height))
+    notes = []
+    if lengths and (length := statistics.median(lengths)) < side:
+        notes.append(
+            f"note: half of the pictures are at most {length:.0f} pixels long, the backbone reads {side}: "
+            "scores may be lower than with larger ones"
+        )
+    if densities and (density := statistics.median(densities)) < FEW_BYTES:
+        notes.append(
+            f"note: half of the pictures have at most {density:.2f} bytes a pixel, COCO's own files about 0.5: "
+            "scores may be lower than with those"
+        )
+    return notes
 
 
 class Visual(Protocol):
