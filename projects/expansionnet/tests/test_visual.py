@@ -24,7 +24,7 @@ def pictures(folder: Path, side: int, spread: int) -> list[Path]:
     [
         (64, 256, []),
         (20, 256, ["at most 20 pixels long, the backbone reads 32"]),
-        (256, 1, ["bytes a pixel, COCO's own files about 0.5"]),
+        (256, 1, ["bytes a pixel, COCO's own about 0.5"]),
     ],
 )
 def test_small_and_strongly_compressed_pictures_are_told(

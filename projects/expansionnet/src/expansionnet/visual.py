@@ -51,7 +51,7 @@ def picture_notes(paths: Sequence[Path], side: int) -> list[str]:
         )
     if densities and (density := statistics.median(densities)) < FEW_BYTES:
         notes.append(
-            f"note: half of the pictures have at most {density:.2f} bytes a pixel, COCO's own files about 0.5: "
+            f"note: half of the pictures have at most {density:.2f} bytes a pixel, COCO's own about 0.5: "
             "scores may be lower than with those"
         )
     return notes
