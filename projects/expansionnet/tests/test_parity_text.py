@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -55,7 +56,7 @@ def test_vocabularies_and_splits_agree(folder: Folder) -> None:
             ids = [record.image_id for record in records_of(folder, split)]
             assert len(ids) == recorded[f"num_{split}"]
             assert ids == recorded[f"{split}_ids"]
-        assert str(records_of(folder, "train")[0].path) == recorded["first_train_path"]
+        assert records_of(folder, "train")[0].path == Path(recorded["first_train_path"])
 
 
 @pytest.mark.parity
