@@ -126,7 +126,7 @@ class PlainSide:
     def __init__(self, size: Size) -> None:
         self.model, self.x = network(size)
         self.num_accum, self.steps = size.num_accum, 0
-        self.optimizer = PlainRAdam(self.model, size.config().optim.lr)
+        self.optimizer = PlainRAdam(self.model.parameters(), size.config().optim.lr)
 
     def update(self, loss: Tensor) -> Done:
         """Backward pass and, where it is time, the optimiser."""

@@ -10,7 +10,7 @@ again for each sample. The optimiser goes through the parameters one by one.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -91,8 +91,8 @@ def scst_loss_plain(
 class PlainRAdam:
     """The optimiser, one parameter after the other."""
 
-    def __init__(self, model: ExpansionNet, lr: float) -> None:
-        self.params = list(model.parameters())
+    def __init__(self, params: Iterable[Tensor], lr: float) -> None:
+        self.params = list(params)
         self.moments = [(torch.zeros_like(p), torch.zeros_like(p)) for p in self.params]
         self.lr, self.steps = lr, 0
 

@@ -1,0 +1,36 @@
+"""Memory of this process and of a fresh one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from prunelab.bench import Skip, memory
+from prunelab.bench.memory import in_fresh_process, peak_resident, resident
+
+LARGE = 64 * 2**20
+
+
+@pytest.mark.skipif(not memory.STATUS.exists(), reason="this system does not tell a process's memory")
+def test_the_peak_stays_when_memory_was_given_back() -> None:
+    before = resident()
+    held = np.ones(LARGE, np.uint8)
+    assert resident() - before > 0.9 * LARGE
+    del held
+    assert peak_resident() - before > 0.9 * LARGE
+    assert peak_resident() >= resident()
+
+
+@pytest.mark.skipif(not memory.STATUS.exists(), reason="this system does not tell a process's memory")
+def test_a_fresh_process_has_not_held_what_this_one_has() -> None:
+    held = np.ones(4 * LARGE, np.uint8)
+    assert in_fresh_process(peak_resident) < peak_resident() - LARGE
+    assert len(held) == 4 * LARGE
+
+
+def test_where_memory_is_not_told_the_row_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "STATUS", Path("/nowhere/status"))
+    with pytest.raises(Skip, match="/nowhere/status"):
+        in_fresh_process(peak_resident)
