@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from prunelab.decode import DecodeOptions, State, decode, greedy, sample
+from prunelab.decode import DecodeOptions, State, decode, greedy, multinomial_draw, sample
 
 from .toy import BOS, EOS, PAD, table_model
 
@@ -85,6 +85,23 @@ def test_samples_are_the_same_whether_images_leave_or_stay() -> None:
     assert torch.equal(runs[0].tokens, runs[1].tokens)
     assert torch.equal(runs[0].scores, runs[1].scores)
     assert runs[0].tokens.shape == (6, 3, 7)
+
+
+@pytest.mark.parametrize("stays", [False, True])
+def test_multinomial_draws_are_those_of_a_loop_that_no_row_leaves(stays: bool) -> None:
+    step, state = table_model(4, images=6, eos_bonus=1.5)
+    generator, draws = (torch.Generator().manual_seed(5) for _ in range(2))
+    options = replace(OPTIONS, num_samples=3, record_after_end=stays)
+    found = sample(step, state, options, draw=multinomial_draw(18, generator=draws))
+    now, fed, columns = state.expand(3), torch.full((18,), BOS), []
+    for _ in range(OPTIONS.max_length):
+        log_probs, now = step(fed, now)
+        fed = torch.multinomial(log_probs.exp(), 1, generator=generator).squeeze(1)
+        columns.append(fed)
+    drawn = torch.stack(columns, dim=1).view(6, 3, -1)
+    ended = (drawn == EOS).cumsum(dim=2) - (drawn == EOS).long() > 0
+    assert bool(ended[:, :, -1].any())
+    assert torch.equal(found.tokens, drawn.masked_fill(ended, PAD))
 
 
 def test_samples_follow_the_distribution_that_the_temperature_makes() -> None:

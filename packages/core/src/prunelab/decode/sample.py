@@ -111,11 +111,8 @@ def draw_whole(
         count: tokens a row.
         generator: where random numbers come from.
     """
-    whole = probabilities
-    if len(rows) < total:
-        whole = probabilities.new_ones(total, probabilities.shape[1]).index_copy(0, rows, probabilities)
-    found = torch.multinomial(whole, count, generator=generator)
-    return found if len(rows) == total else found[rows]
+    whole = probabilities.new_ones(total, probabilities.shape[1]).index_copy(0, rows, probabilities)
+    return torch.multinomial(whole, count, generator=generator)[rows]
 
 
 def _roll_out(

@@ -40,15 +40,21 @@ def stochastic_beam_search(
     images, device = state.size
 
     def drawn(tokens: Tensor, held: State) -> tuple[Tensor, State]:
-        inner, present = held.per_image
+        inner, present, begun, first = held.per_image
         log_probs, after = step(tokens, State(per_image=inner, per_beam=held.per_beam))
         rows = len(tokens) // len(present)
-        places = (present.unsqueeze(1) * rows + torch.arange(rows, device=device)).flatten()  # (n,)
+        place = torch.arange(rows, device=device).expand(len(present), -1)  # (B, R)
+        if first is not None:
+            # The first beams are ordered by their scores here, and for random numbers as they were drawn.
+            place = (tokens.view(-1, rows, 1) == first.unsqueeze(1)).int().argmax(dim=2)
+        places = (present.unsqueeze(1) * rows + place).flatten()  # (n,)
         probabilities = log_probs.detach().exp()
         offered = draw_whole(probabilities, places, images * rows, options.beam_size, generator)
         allowed = torch.zeros_like(log_probs, dtype=torch.bool).scatter_(1, offered, True)
-        masked = log_probs.masked_fill(~allowed, -torch.inf)
-        return masked, State(per_image=(after.per_image, present), per_beam=after.per_beam)
+        following = (after.per_image, present, True, None if begun else offered)
+        return log_probs.masked_fill(~allowed, -torch.inf), State(
+            per_image=following, per_beam=after.per_beam
+        )
 
-    numbered = (state.per_image, torch.arange(images, device=device))
+    numbered = (state.per_image, torch.arange(images, device=device), False, None)
     return beam_search(drawn, State(per_image=numbered, per_beam=state.per_beam), options)
