@@ -275,6 +275,8 @@ OWN: list[tuple[str, dict[str, Any]]] = [
         {"selection": "lasso", "reconstruction": "ridge", "sample_mode": "eval", "positions": "all"},
     ),
     ("--round-to 8 --recalibrate 200", {"round_to": 8, "recalibrate": 200}),
+    ("--sample-memory 0.5 --slim-before-finetune", {"sample_memory": 0.5, "slim_before_finetune": True}),
+    ("--sample-memory none", {"sample_memory": None}),
     ("--compensate-shortcut --skip_match=parts", {"compensate_shortcut": True, "skip_match": "parts"}),
     ("--flops-convention=published", {"flops_convention": "published"}),
     ("--noscore-rounding", {"score_rounding": False}),

@@ -165,6 +165,7 @@ def _reader(hint: Any) -> Reader:
         bool: word_bool,
         str: str,
         int | None: none_word(int),
+        float | None: none_word(float),
         str | None: str,
         tuple[int, ...]: csv(int),
         tuple[float, ...]: csv(float),

@@ -294,6 +294,9 @@ class PruneConfig:
     """Batch normalisation while layers are sampled: ``train`` (of the batch; the original) or ``eval``."""
     sample_augmented: bool = False
     """Layers are sampled on pictures changed at random as in training (the original), or as in evaluation."""
+    sample_memory: float | None = None
+    """GiB that maps of the pictures may take which are kept between two layers; None: half of the machine's
+    memory, or of what a GPU has free. With less, layers are computed several times, and nothing changes."""
     positions: str = "scattered"
     """Output positions that are sampled: ``crops`` (the original: some at random, one for a whole batch),
     ``scattered`` (as many, each picture's own) or ``all``."""
@@ -321,6 +324,8 @@ class PruneConfig:
             check_at_least(name, getattr(self, name), 1)
         for name in ("ista_nb_iters", "lstsq_nb_iters", "recalibrate", "loss_w_dcy"):
             check_at_least(name, getattr(self, name), 0)
+        if self.sample_memory is not None:
+            check_at_least("sample_memory", self.sample_memory, 0)
         for name in ("ista_lrn_rate", "lstsq_lrn_rate"):
             check_above(name, getattr(self, name), 0)
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import timm
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -173,6 +174,41 @@ def test_every_layer_runs_once_for_the_whole_choice() -> None:
     for name in names:
         assert sum(1 for _ in walk.to(name)) == len(batches)
     assert counts == {name: len(batches) if name != names[-1] else 0 for name in names}
+
+
+@pytest.mark.parametrize("options", [{}, ORIGINAL])
+@pytest.mark.parametrize("name", ["blocks", "dropout", "in place"])
+def test_without_memory_for_maps_layers_are_computed_again_and_nothing_changes(
+    name: str, options: dict[str, Any]
+) -> None:
+    batches = pictures(48, 32 if name == "in place" else 16)
+    made = {"blocks": residual, "dropout": Plain, "in place": lambda: timm.create_model("test_resnet")}[name]
+    model = trained(made(), batches)
+    found = []
+    for memory in (None, 3e-4, 0.0):
+        pruned = copy.deepcopy(model)
+        choose(pruned, batches, config(**options, sample_memory=memory))
+        found.append(pruned)
+    assert states_equal(found[0], found[1])
+    assert states_equal(found[0], found[2])
+
+
+def test_what_is_kept_is_what_fits() -> None:
+    batches = pictures(32)
+    model = trained(residual(), batches)
+    names = [layer.name for layer in prunable(model, batches[0][:1])]
+    walk = frontier(model, batches[0][:1], names, batches, memory=10.0)
+    assert isinstance(walk, Traced)
+    for name in names:
+        assert [number for number, _, _ in walk.to(name)] == [0, 1]
+        assert walk._values == [{}, {}]
+    largest = 2 * 8 * 16 * 16 * 4  # bytes of a picture in the first block: its input, and what is added to it
+    assert max(walk._sizes) == largest
+    whole = frontier(model, batches[0][:1], names, batches, memory=32.0 * largest)
+    assert isinstance(whole, Traced)
+    for name in names:
+        assert sum(1 for _ in whole.to(name)) == 2
+        assert all(whole._values)
 
 
 @pytest.mark.parametrize("selection", ["l1", "random", "lasso", "ista"])

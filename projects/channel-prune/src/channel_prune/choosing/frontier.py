@@ -4,6 +4,9 @@ The pruned network stands still before the convolution that is pruned next, for 
 each, only the tensors that are still needed are kept. When the convolution is refitted, the network goes on
 from there. The full network runs once, and leaves what every layer is to be refitted to.
 
+Where maps of all pictures need more memory than there is, the network stays where they last did not, and
+every layer's inputs are computed from there, a mini-batch at a time: the same numbers, and more time.
+
 `Traced` does so for networks that torch.fx can follow. `Hooked` takes any other: it runs the network from its
 beginning and breaks off at the layer.
 
@@ -12,9 +15,10 @@ beginning and breaks off at the layer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +26,7 @@ from torch import Tensor, fx, nn
 from torch.fx.node import map_arg
 from torch.nn import functional as F
 from torch.nn.modules.dropout import _DropoutNd
+from torch.utils._pytree import tree_leaves, tree_map
 
 from channel_prune.choosing.frontier_hooks import Hooked
 from channel_prune.choosing.recalibrate import Statistics, norms
@@ -36,6 +41,11 @@ from prunelab.surgery.tracing import record
 Look = Callable[[int, str, Tensor, Tensor, "Tensor | None"], None]
 """Called for a mini-batch, by its number, and a convolution, by its path, with its input, its output and the
 tensor added to its branch, if one is; for several mini-batches at a time."""
+
+
+Values: TypeAlias = dict[fx.Node, Any]
+"""What calls have given that is still needed."""
+Result = TypeVar("Result")
 
 
 class Frontier(Protocol):
@@ -69,6 +79,7 @@ def frontier(
     measured_on: int | None = None,
     added: Mapping[str, Tensor] | None = None,
     workers: Workers | None = None,
+    memory: float = math.inf,
 ) -> Frontier:
     """The best one for a network.
 
@@ -83,10 +94,13 @@ def frontier(
         added: of convolutions that make up for a shortcut the mean of what was added to their targets (O,),
             known when the network goes on from there (`channel_prune.choosing.recalibrate.Statistics.give`).
         workers: what mini-batches are shared out to; None: the caller takes all.
+        memory: bytes that the tensors may take which are kept between two layers.
     """
     try:
         route = Route(model, example, names)
-        return Traced(route, model, batches, measured_after, measured_on, added=added, workers=workers)
+        return Traced(
+            route, model, batches, measured_after, measured_on, added=added, workers=workers, memory=memory
+        )
     except UserError:
         return Hooked(model, batches, names, measured_after, measured_on, workers=workers)
 
@@ -158,6 +172,20 @@ class Route:
         return found
 
 
+def _bytes(values: Iterable[Any]) -> int:
+    """Of all tensors in these; what several share counts once."""
+    found: dict[int, int] = {}
+    for leaf in tree_leaves(list(values)):
+        if isinstance(leaf, Tensor):
+            place = leaf.untyped_storage().data_ptr()
+            found[place] = max(found.get(place, 0), leaf.nbytes)
+    return sum(found.values())
+
+
+def _copied(value: Any) -> Any:
+    return value.clone() if isinstance(value, Tensor) else value
+
+
 def _in_place(modules: Mapping[str, nn.Module], call: fx.Node) -> bool:
     if call.op == "call_module":
         return bool(getattr(modules[str(call.target)], "inplace", False))
@@ -187,6 +215,7 @@ class Traced:
         measured_on: see `frontier`.
         added: see `frontier`.
         workers: see `frontier`.
+        memory: see `frontier`.
     """
 
     def __init__(
@@ -199,6 +228,7 @@ class Traced:
         *,
         added: Mapping[str, Tensor] | None = None,
         workers: Workers | None = None,
+        memory: float = math.inf,
     ) -> None:
         self._ends = {end.norm: end.conv for end in route.branches.values()}
         self._added = {} if added is None else added
@@ -210,53 +240,87 @@ class Traced:
         self._batches = batches
         self._workers = Workers() if workers is None else workers
         self._in_turn = model.training and draws(model, batches[0])
-        self._values: list[dict[fx.Node, Any]] = [{} for _ in batches]
+        self._values: list[Values] = [{} for _ in batches]
         self._at = 0
         begin = len(route.calls) if measured_after is None else route.stops[measured_after]
         self._measured_on = measured_on
         self._measured = [place for place in route.norms if place > begin]
+        self._memory = memory / max(1, sum(map(len, batches)))  # of a picture
+        self._sizes = self._live() if memory < math.inf else []
+        self._in_place = any(_in_place(self._modules, call) for call in route.calls)
 
     def to(self, name: str) -> Iterator[tuple[int, Tensor, Tensor | None]]:
         """See `Frontier`."""
-        self._advance(self.route.stops[name])
-        call, other = self.route.calls[self._at], self.route.others.get(name)
-        for number, values in enumerate(self._values):
-            yield number, values[call.all_input_nodes[0]], None if other is None else values[other]
+        place = self.route.stops[name]
+        call, other = self.route.calls[place], self.route.others.get(name)
+        self._measure(place)
+
+        def read(number: int, values: Values) -> tuple[int, Tensor, Tensor | None]:
+            return number, values[call.all_input_nodes[0]], None if other is None else values[other]
+
+        yield from self._reach(place, read)
 
     def finish(self) -> None:
         """See `Frontier`."""
-        if self._measured:
-            self._advance(self._measured[-1] + 1)
+        self._measure(len(self.route.calls))
 
     @torch.no_grad()
-    def _advance(self, end: int) -> None:
-        for place in [place for place in self._measured if self._at <= place < end]:
-            self._run(place)
+    def _measure(self, end: int) -> None:
+        """Give batch normalisations up to here their statistics."""
+        while self._measured and self._measured[0] < end:
+            place = self._measured.pop(0)
             norm = self.route.calls[place]
-            read = [values[norm.all_input_nodes[0]] for values in self._values[: self._measured_on]]
+
+            def read(_: int, values: Values, norm: fx.Node = norm) -> Statistics:
+                return Statistics.of(values[norm.all_input_nodes[0]])
+
             seen = Statistics()
-            for part in self._workers.map(Statistics.of, read):
+            for part in self._reach(place, read, self._measured_on):
                 seen.add(part)
             path = str(norm.target)
             seen.give(self._modules[path], added=self._added.get(self._ends.get(path, "")))
-        self._run(end)
 
     @torch.no_grad()
-    def _run(self, end: int) -> None:
-        def run(number: int) -> None:
+    def _reach(
+        self, end: int, read: Callable[[int, Values], Result], count: int | None = None
+    ) -> Iterator[Result]:
+        """What is read of the first mini-batches, or of all, in front of a call; the network stays there."""
+        stays = not self._sizes or self._sizes[end] <= self._memory
+
+        def run(number: int) -> Values:
+            values = self._values[number]
+            if not stays:  # what is kept must come out of this as it is
+                values = tree_map(_copied, values) if self._in_place else dict(values)
             for place in range(self._at, end):
-                self._call(place, number, self._values[number])
+                self._call(place, number, values)
+            return values
 
-        self._workers.each(run, range(len(self._batches)), in_turn=self._in_turn)
-        self._at = max(end, self._at)
+        numbers = range(len(self._batches))
+        if stays and end > self._at:
+            self._workers.each(run, numbers, in_turn=self._in_turn)
+            self._at = end
+        yield from self._workers.map(
+            lambda number: read(number, run(number)), numbers[:count], in_turn=self._in_turn
+        )
 
-    def _call(self, place: int, number: int, values: dict[fx.Node, Any]) -> Any:
+    @torch.no_grad()
+    def _live(self) -> list[int]:
+        """Bytes of a picture that are kept in front of each call."""
+        values: Values = {}
+        images = self._batches[0][:2]
+        found = []
+        for place in range(len(self.route.calls)):
+            found.append(_bytes(values.values()) // len(images))
+            self._call(place, 0, values, images)
+        return found
+
+    def _call(self, place: int, number: int, values: Values, images: Tensor | None = None) -> Any:
         call = self.route.calls[place]
         args, kwargs = map_arg((call.args, call.kwargs), values.__getitem__)
         target: Any = call.target
         match call.op:
             case "placeholder":
-                result: Any = self._batches[number]
+                result: Any = self._batches[number] if images is None else images
             case "get_attr":
                 result = self._attribute(target)
             case "call_module":
@@ -298,7 +362,7 @@ class Traced:
         stops = {place: name for name, place in self.route.stops.items()}
 
         def run(number: int) -> None:
-            values: dict[fx.Node, Any] = {}
+            values: Values = {}
             for place in range(max(stops) + 1):
                 call = self.route.calls[place]
                 name = stops.get(place)

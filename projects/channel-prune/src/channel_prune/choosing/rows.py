@@ -9,8 +9,10 @@ along with the choice (`channel_prune.choosing.frontier`).
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -38,6 +40,9 @@ from channel_prune.config import PruneConfig
 from prunelab import dist
 from prunelab.tracked import evaluating
 
+LIMIT = Path("/sys/fs/cgroup/memory.max")
+"""Where Linux says what a container may take."""
+
 
 @contextmanager
 def sampling_mode(model: nn.Module, mode: str) -> Iterator[None]:
@@ -56,6 +61,27 @@ def few(batches: Sequence[Tensor], pictures: int) -> int:
     counts = np.cumsum([len(images) for images in batches])
     share = -(-pictures // processes())
     return min(len(batches), int(np.searchsorted(counts, share)) + 1)
+
+
+def _memory(cfg: PruneConfig, device: torch.device) -> float:
+    """Bytes that this process may keep of its pictures' way through the network."""
+    if cfg.sample_memory is not None:
+        return cfg.sample_memory * 2**30
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0] / 2
+    return physical_memory() / 2 / processes()
+
+
+def physical_memory() -> float:
+    """Bytes of the machine's memory, or of what a container may take of it; infinite where nobody knows."""
+    try:
+        whole = float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    except (AttributeError, ValueError, OSError):
+        return math.inf
+    try:
+        return min(whole, float(LIMIT.read_text(encoding="ascii")))
+    except (OSError, ValueError):  # no container, or "max"
+        return whole
 
 
 class Rows:
@@ -104,6 +130,7 @@ class Rows:
             measured_on=few(batches, cfg.recalibrate),
             added=added,
             workers=workers,
+            memory=_memory(cfg, batches[0].device),
         )
         self.views = [View(conv=layer.conv, phased=self._original) for layer in layers]
         self._plans = self._planned(model, batches, draws)
