@@ -76,3 +76,11 @@ def load_model(folder: Folder, weights: str = "") -> ExpansionNet:
     model = build(model_config(model_facts(folder)), fresh=False)
     model.load_original(checkpoint_of(folder, weights), where=str(folder.path))
     return model.eval()
+
+
+def visual(folder: Folder) -> Tensor:
+    """What the folder's model looks at: features (B, S, F), or images (B, 3, H, W) end to end."""
+    if "enc_input" not in folder.facts:
+        return folder.arrays("io.npz")["images"]
+    arrays = folder.arrays(folder.facts["enc_input"])
+    return arrays.get(Path(folder.facts["enc_input"]).stem, next(iter(arrays.values())))
