@@ -22,7 +22,7 @@ from .recorded import beside, model_config, model_facts
 
 def config(folder: Folder, **scst: Any) -> Config:
     """The configuration of a recorded training."""
-    args, facts = folder.json("expected.json")["args"], folder.facts
+    args, facts = folder.json("expected*.json")["args"], folder.facts
     optim = OptimConfig(
         optim_type=facts["optimizer"]["type"],
         sched_type=facts["sched_type"],
@@ -48,7 +48,7 @@ class RecordedData:
 
     def __init__(self, folder: Folder) -> None:
         facts = folder.facts
-        self.batch_size = folder.json("expected.json")["args"]["batch_size"]
+        self.batch_size = folder.json("expected*.json")["args"]["batch_size"]
         self.seeds = json.loads(beside(folder, facts["init_seeds"]).read_text())["array_of_init_seeds"]
         data = json.loads(beside(folder, facts["dataset"]).read_text(encoding="utf-8"))
         images: dict[int, list[str]] = {}

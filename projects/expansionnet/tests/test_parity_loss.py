@@ -12,7 +12,7 @@ from testing.parity import Folder, of_kind
 @pytest.mark.parity
 @of_kind("loss_label_smoothing")
 def test_losses_and_gradients_are_those_recorded(folder: Folder) -> None:
-    expected, arrays, tolerance = folder.json("expected.json"), folder.arrays("io.npz"), folder.tolerance
+    expected, arrays, tolerance = folder.json("expected*.json"), folder.arrays("io*.npz"), folder.tolerance
     pad = folder.facts["pad"]
     for case in folder.facts["cases"]:
         for overwrite in (False, True):

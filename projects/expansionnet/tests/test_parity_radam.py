@@ -12,8 +12,8 @@ from testing.parity import Folder, of_kind
 @pytest.mark.parity
 @of_kind("radam")
 def test_weights_and_factors_are_those_recorded(folder: Folder) -> None:
-    arrays, tolerance = folder.arrays("io.npz"), folder.tolerance
-    cases = folder.json("table.json")
+    arrays, tolerance = folder.arrays("io*.npz"), folder.tolerance
+    cases = folder.json("table*.json")
     assert [case["name"] for case in cases] == folder.facts["cases"]
     for case in cases:
         weights = arrays["p0"].clone().requires_grad_()

@@ -28,6 +28,12 @@ def raw_captions(folder: Folder) -> list[list[str]]:
     return list(images.values())
 
 
+def recorded_reward(folder: Folder) -> Reward:
+    reward = Reward.from_references(raw_captions(folder), end=True)
+    reward.scorer.sigma = folder.facts["sigma"]
+    return reward
+
+
 def doubles(values: Any) -> Tensor:
     return torch.tensor(values, dtype=torch.float64)
 
@@ -36,7 +42,7 @@ def doubles(values: Any) -> Tensor:
 @of_kind("cider_reward")
 def test_references_of_the_reward_are_those_recorded(folder: Folder) -> None:
     reward = Reward.from_references(raw_captions(folder), end=True)
-    cooked, recorded = reward.references.cooked, folder.json("references.json")
+    cooked, recorded = reward.references.cooked, folder.json("references*.json")
     assert cooked.captions == tuple(caption for image in recorded for caption in image)
     assert np.diff(cooked.first_caption).tolist() == [len(image) for image in recorded]
 
@@ -44,8 +50,8 @@ def test_references_of_the_reward_are_those_recorded(folder: Folder) -> None:
 @pytest.mark.parity
 @of_kind("cider_reward")
 def test_rewards_baselines_and_gradients_are_those_recorded(folder: Folder) -> None:
-    io, tolerance = folder.json("io.json"), folder.tolerance
-    reward = Reward.from_references(raw_captions(folder), end=True)
+    io, tolerance = folder.json("io*.json"), folder.tolerance
+    reward = recorded_reward(folder)
     samples = [[words[1:] for words in image] for image in io["hypotheses"]]
     scores = reward.of_words(samples, io["image_indices"])
     close = {"rtol": tolerance["reward_rel"], "atol": 1e-15}
@@ -56,15 +62,15 @@ def test_rewards_baselines_and_gradients_are_those_recorded(folder: Folder) -> N
     loss = scst_loss(scores, average, log_probs)
     loss.backward()
     assert float(loss.detach()) == pytest.approx(io["loss"], rel=tolerance["loss_rel"])
-    (gradient,) = folder.arrays("grad.npz").values()
+    (gradient,) = folder.arrays("grad*.npz").values()
     torch.testing.assert_close(log_probs.grad, gradient, rtol=tolerance["grad_rel"], atol=1e-12)
 
 
 @pytest.mark.parity
 @of_kind("cider_reward")
 def test_a_baseline_of_one_caption_a_picture_gives_the_recorded_loss(folder: Folder) -> None:
-    io, tolerance = folder.json("io.json"), folder.tolerance
-    reward = Reward.from_references(raw_captions(folder), end=True)
+    io, tolerance = folder.json("io*.json"), folder.tolerance
+    reward = recorded_reward(folder)
     first = reward.of_words([[image[0][1:]] for image in io["hypotheses"]], io["image_indices"])
     close = {"rtol": tolerance["reward_rel"], "atol": 1e-15}
     torch.testing.assert_close(first.squeeze(1), doubles(io["first_sample_scores"]), **close)
@@ -77,7 +83,7 @@ def test_a_baseline_of_one_caption_a_picture_gives_the_recorded_loss(folder: Fol
 @pytest.mark.parity
 @of_kind("cider_reward")
 def test_frequencies_and_the_number_of_pictures_are_those_recorded(folder: Folder) -> None:
-    io = folder.json("io.json")
+    io = folder.json("io*.json")
     table = Reward.from_references(raw_captions(folder), end=True).scorer.frequency
     assert table.idf_absent == pytest.approx(io["log_num_images"], rel=1e-12)
     assert math.exp(table.idf_absent) == pytest.approx(table.images)

@@ -27,7 +27,7 @@ class Training:
     """A plain loop over the recorded batches, whose samples are the recorded captions."""
 
     def __init__(self, folder: Folder, scoring: str, sample_mode: str) -> None:
-        facts, self.expected = folder.facts, folder.json("expected.json")
+        facts, self.expected = folder.facts, folder.json("expected*.json")
         self.cfg = config(
             folder,
             reinforce=True,
@@ -106,7 +106,7 @@ def test_losses_rewards_log_probabilities_and_weights_are_those_recorded(
         assert logs["train/learning_rate"] == pytest.approx(expected["lr"][it], rel=tolerance["lr_rel"])
     assert len(losses) == folder.facts["num_iterations"]
     assert losses == pytest.approx(expected["losses"], rel=0, abs=tolerance["loss_abs"])
-    final, noise = folder.arrays("final_weights.npz"), set(expected["noise_gradient_params"])
+    final, noise = folder.arrays("final*.npz"), set(expected["noise_gradient_params"])
     for name, weights in training.model.state_dict().items():
         if name not in noise:
             near(weights, final[name].tolist(), absolute=tolerance["final_weights_abs"])
@@ -124,7 +124,7 @@ def test_gradients_of_the_first_step_are_those_recorded(
     scst_step(
         training.model, batch, training.cfg, training.data.vocabulary, training.reward, draw=draw
     ).value.backward()
-    recorded = folder.arrays("grads_first_step.npz")
+    recorded = folder.arrays("grads*.npz")
     found = {name: param.grad for name, param in training.model.named_parameters()}
     assert {name for name, gradient in found.items() if gradient is not None} == set(recorded)
     for name, gradient in recorded.items():
