@@ -23,6 +23,7 @@ from expansionnet.data_generator import generate, main
 from expansionnet.features import FeatureExtractor, Origin
 from expansionnet.model.swin import build_swin, to_official
 from expansionnet.options import GenerateOptions
+from prunelab import dist
 from prunelab.data.captions import CaptionRecord
 from prunelab.data.features import open_features
 from prunelab.data.store import FeatureStore
@@ -46,7 +47,10 @@ def options(folder: Path, output: str, **changes: Any) -> GenerateOptions:
 
 
 def forked(work: Callable[[], Any], **environment: str) -> int:
-    """Do some work in a copy of this process, which spares it the imports; its process id."""
+    """Do some work in a copy of this process, which spares it the imports; its process id.
+
+    What takes minutes waits for ever: the copy is ended.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # the child uses no thread of its parent
         child = os.fork()
@@ -54,8 +58,10 @@ def forked(work: Callable[[], Any], **environment: str) -> int:
         return child
     status = 1
     try:
+        signal.alarm(120)
         os.environ.update(environment)
         work()
+        dist.stop()
         status = 0
     finally:
         os._exit(status)

@@ -118,26 +118,23 @@ def generate(options: GenerateOptions) -> Path:
     """
     device = dist.start(options.device)
     started = time.monotonic()
-    try:
-        records = _records(options)
-        extractor = _extractor(options, device)
-        target, origin = _target(options, extractor, records)
-        if dist.is_main():
-            for line in picture_notes([r.path for r in records.values()], extractor.config.img_size):
-                print(line)
-        todo = dist.on_main(lambda: _begin(options, target, origin))
-        if todo is None:
-            return target.output
-        if todo:  # else a kill came when all was done
-            share = [records[image_id] for image_id in todo[dist.rank() :: dist.world_size()]]
-            with target.writer(dist.rank()) as writer:
-                _compute(options, extractor, share, writer, len(todo))
-        dist.barrier()
-        left = dist.on_main(lambda: _end(options, target, origin, len(todo)))
-        if dist.is_main():
-            _report(target, origin, left, time.monotonic() - started)
-    finally:
-        dist.stop()
+    records = _records(options)
+    extractor = _extractor(options, device)
+    target, origin = _target(options, extractor, records)
+    if dist.is_main():
+        for line in picture_notes([r.path for r in records.values()], extractor.config.img_size):
+            print(line)
+    todo = dist.on_main(lambda: _begin(options, target, origin))
+    if todo is None:
+        return target.output
+    if todo:  # else a kill came when all was done
+        share = [records[image_id] for image_id in todo[dist.rank() :: dist.world_size()]]
+        with target.writer(dist.rank()) as writer:
+            _compute(options, extractor, share, writer, len(todo))
+    dist.barrier()
+    left = dist.on_main(lambda: _end(options, target, origin, len(todo)))
+    if dist.is_main():
+        _report(target, origin, left, time.monotonic() - started)
     return target.output
 
 
