@@ -6,8 +6,8 @@
 # Hardware there: one GPU with 40 GB. Time: not stated, and not measured here.
 # Command, from any folder; further arguments go to phases 2, 3, 5 and 6, the trainings:
 #   sh projects/expansionnet/scripts/all_phases.sh
-# Typed again, it goes on where it was stopped. SAVES is the folder of the runs, FEATURES the file of features;
-# PROCESSES and PYTHON are those of the phases.
+# Typed again, it goes on where it was stopped. SAVES is the folder of the runs, FEATURES the file of features,
+# FEATURE_FLAGS are more arguments of phases 1 and 4 ("--dtype fp16"); PROCESSES and PYTHON are those of the phases.
 set -eu
 
 cd "$(dirname -- "$0")/.."
@@ -27,11 +27,14 @@ phase() {
 finished() { [ -f "$SAVES/$1/finished.json" ]; }
 
 # Phase 4 writes over what phase 1 wrote, so neither is done again once its reader has finished.
-finished xe || phase 1 --output_path "$FEATURES" --resume
+# shellcheck disable=SC2086  # FEATURE_FLAGS is a list of words
+finished xe || phase 1 --output_path "$FEATURES" --resume ${FEATURE_FLAGS:-}
 finished xe || phase 2 --output "$SAVES/xe" --features_path "$FEATURES" --resume "$@"
 finished end_to_end_xe ||
     phase 3 --output "$SAVES/end_to_end_xe" --body_save_path "$SAVES/xe/last" --resume "$@"
-finished rf || phase 4 --output_path "$FEATURES" --save_model_path "$SAVES/end_to_end_xe/last" --resume
+# shellcheck disable=SC2086
+finished rf ||
+    phase 4 --output_path "$FEATURES" --save_model_path "$SAVES/end_to_end_xe/last" --resume ${FEATURE_FLAGS:-}
 finished rf ||
     phase 5 --output "$SAVES/rf" --features_path "$FEATURES" \
         --body_save_path "$SAVES/end_to_end_xe/last" --resume "$@"

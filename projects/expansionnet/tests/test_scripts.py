@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from expansionnet import processes
+from expansionnet.layout import KINDS
+from expansionnet.lowering import model_config
+from expansionnet.model.swin import build_swin, to_official
 from prunelab.errors import UserError
 from testing.launching import SLOW, SLURM, interrupted, stand_ins, start
 
@@ -106,6 +111,33 @@ def test_all_phases_hand_on_what_they_wrote_and_skip_what_is_finished(
         (tmp_path / "mine" / kind / "finished.json").touch()
     later = start(every, [], machine | {"SAVES": str(tmp_path / "mine"), "PHASES": "1 2 3 4 5"}, tmp_path)
     assert [line for line in later.stdout.splitlines() if line.startswith("phase")] == ["phase 4", "phase 5"]
+
+
+SMALL = "--model-size testing --fake-data --workers 0 --device cpu"
+SMALL_TRAINING = (
+    f"{SMALL} --model_dim 32 --N_enc 2 --N_dec 2 --num_epochs 1 --batch_size 4 --max-len 6 --scst_max_len 5 "
+    "--num-samples 2 --print_every_iter 1"
+)
+
+
+@pytest.mark.slow
+@pytest.mark.tiny
+def test_all_phases_run_one_after_the_other_on_made_data(
+    project: Path, machine: dict[str, str], tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    backbone = build_swin(model_config({"model_size": "testing"}).swin)
+    raw = project / "github_ignore_material/raw_data"
+    raw.mkdir(parents=True)
+    torch.save({"model": to_official(backbone.state_dict())}, raw / "swin_large_patch4_window12_384_22k.pth")
+    environment = machine | {"PYTHON": sys.executable, "FEATURE_FLAGS": SMALL}
+    every = project / "scripts/all_phases.sh"
+    done = start(every, SMALL_TRAINING.split(), environment, tmp_path)
+    assert done.returncode == 0, done.stderr
+    for kind in KINDS:
+        assert (project / "github_ignore_material/saves" / kind / "finished.json").is_file()
+    again = start(every, SMALL_TRAINING.split(), environment, tmp_path)
+    assert (again.returncode, again.stdout) == (0, "")
 
 
 def test_a_cluster_gets_one_task_a_node_and_goes_on_after_a_stop(
