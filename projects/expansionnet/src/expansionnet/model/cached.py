@@ -165,7 +165,7 @@ def stepper(model: ExpansionNet, maps: Maps | None = None) -> StepFunction:
         time, layers = path.shape[1], state.per_image["layers"]
         images = layers[0]["key"].shape[0]
         nodes = layers[0]["tree"]["key"].shape[1]
-        rows = len(tokens) // images
+        rows = tokens.shape[0] // images  # `len` would fix the number in an exported graph
         added = torch.arange(nodes, nodes + rows, device=path.device).repeat(images)
         path = torch.cat([path, added.unsqueeze(1)], dim=1)  # (N, T)
         x = model.out_embedder.embed(tokens) * math.sqrt(model.cfg.model_dim) + model.pos_encoder.weight[time]

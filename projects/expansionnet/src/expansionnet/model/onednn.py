@@ -30,8 +30,6 @@ def available() -> bool:
 
 def usable(x: Tensor) -> bool:
     """Whether products with this tensor may go to oneDNN: single precision, no gradients, no export."""
-    if torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export():
-        return False  # before sizes are looked at, which would fix those that are left open
     return (
         x.dtype == torch.float32
         and x.device.type == "cpu"
@@ -39,6 +37,8 @@ def usable(x: Tensor) -> bool:
         and x.numel() > 0
         and available()
         and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()
+        and not torch.onnx.is_in_onnx_export()
     )
 
 
