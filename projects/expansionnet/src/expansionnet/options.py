@@ -190,7 +190,7 @@ class ExportOptions:
     onnx_opset: int = 18
     """Version of ONNX's operators."""
     onnx_simplify: bool = False
-    """Simplify the graphs with onnx-simplifier."""
+    """Compute what is constant in the graphs, which makes them smaller; the numbers stay."""
     beam_size: int = 3
     """Beams of the captions that are compared."""
     pictures: tuple[str, ...] = ()
