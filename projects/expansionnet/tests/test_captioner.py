@@ -132,6 +132,22 @@ def test_the_originals_file_and_back_is_the_same_model(end_to_end: bool, tmp_pat
     )
 
 
+def test_published_words_are_found_where_the_original_expects_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = captioner().save_original(tmp_path / "rf_model.pth")
+    words = tmp_path / "vocabulary.json"
+    monkeypatch.chdir(tmp_path)
+    for place in ("demo_coco_tokens.pickle", "demo_material/demo_coco_tokens.pickle"):
+        spot = tmp_path / place
+        spot.parent.mkdir(exist_ok=True)
+        words = words.rename(spot)
+        assert Captioner.from_original(path, **SAID).vocabulary == WORDS
+    replace(WORDS, words=(*WORDS.words, "zebra")).save(words)
+    with pytest.raises(UserError, match="its 16 words are not in it: name its vocabulary"):
+        Captioner.from_original(path, **SAID)
+
+
 def test_a_folder_of_another_kind_is_refused(tmp_path: Path) -> None:
     folder = captioner().save_pretrained(tmp_path / "saved")
     config = folder / "config.json"

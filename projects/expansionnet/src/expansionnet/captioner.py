@@ -25,7 +25,7 @@ from expansionnet import decoding
 from expansionnet.config import DecodeConfig, ModelConfig
 from expansionnet.features import FeatureExtractor, has_backbone
 from expansionnet.layout import VOCABULARY_FILE
-from expansionnet.loading import KIND, open_weights, with_vocabulary
+from expansionnet.loading import KIND, PUBLISHED_WORDS, open_weights, with_vocabulary
 from expansionnet.model import ExpansionNet, build
 from expansionnet.original import write_model
 from expansionnet.preprocess import Preprocess
@@ -251,7 +251,8 @@ class Captioner:
         Args:
             path: the file.
             vocab_path: its words: the published pickle, a ``vocabulary.json``, or a folder with one; None:
-                a ``vocabulary.json`` beside the file.
+                what of the kind lies beside the file, else the published words in ``demo_material``, where
+                the original's commands expect them.
             backbone: weights of the backbone of a network that reads features.
             black_pictures: take pictures that are not RGB for black ones, as the original does.
             device: where it goes.
@@ -276,14 +277,18 @@ class Captioner:
             UserError: the words are not known, or it is no captioner.
         """
         config = config_of(weights, sizes)
-        if weights.vocabulary is None:
+        vocabulary = weights.vocabulary
+        if vocabulary is None and PUBLISHED_WORDS.is_file():
+            published = Vocabulary.load(PUBLISHED_WORDS)
+            vocabulary = published if len(published) == weights.vocab_size else None
+        if vocabulary is None:
             raise UserError(
                 f"{weights.path}: its {weights.vocab_size:,} words are not in it: name its vocabulary by "
                 f"--vocab_path, or lay {VOCABULARY_FILE} beside it"
             )
         model = build(config, fresh=False)
         load_state(model, weights.state, where=str(weights.path))
-        return cls(model=model.to(device).eval(), vocabulary=weights.vocabulary)
+        return cls(model=model.to(device).eval(), vocabulary=vocabulary)
 
     def save_original(self, path: str | Path) -> Path:
         """Write the network as the original's published weights, and ``vocabulary.json`` beside it.

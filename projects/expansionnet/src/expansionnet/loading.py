@@ -29,6 +29,8 @@ FURTHEST = (f"end_to_end_{REINFORCE}", REINFORCE, f"end_to_end_{XE}", XE)
 """Folders of runs in a folder of several, the furthest trained first."""
 INSIDE = ("best", "last", *(f"{kind}/{name}" for kind in FURTHEST for name in ("best", "last")))
 """Model folders in a run, or in a folder of runs, the preferred one first."""
+PUBLISHED_WORDS = Path("demo_material/demo_coco_tokens.pickle")
+"""Words of the published weights, where the original's commands expect them; also looked for beside weights."""
 SUFFIXES = (".pth", ".pt", ".safetensors")
 
 
@@ -60,7 +62,7 @@ def find_weights(path: str | Path) -> Path:
 
 
 def open_weights(path: str | Path) -> Weights:
-    """Read the weights that a path means (`find_weights`), whatever holds them.
+    """Read the weights that a path means (`find_weights`), whatever holds them, and words that lie beside them.
 
     Raises:
         UserError: nothing is there, it is damaged, or it holds other things.
@@ -70,10 +72,11 @@ def open_weights(path: str | Path) -> Weights:
         return _folder(place)
     content = _safetensors(place) if place.suffix == ".safetensors" else load_pth(place)
     weights = recognise(content, place)
-    beside = place.parent / VOCABULARY_FILE
-    if not weights.body or not beside.is_file():
+    beside = [place.with_name(name) for name in (VOCABULARY_FILE, PUBLISHED_WORDS.name)]
+    words = next((file for file in beside if file.is_file()), None)
+    if not weights.body or words is None:
         return weights
-    return with_vocabulary(weights, Vocabulary.load(beside), beside)
+    return with_vocabulary(weights, Vocabulary.load(words), words)
 
 
 def _folder(place: Path) -> Weights:
