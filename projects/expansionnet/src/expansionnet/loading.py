@@ -30,7 +30,7 @@ FURTHEST = (f"end_to_end_{REINFORCE}", REINFORCE, f"end_to_end_{XE}", XE)
 INSIDE = ("best", "last", *(f"{kind}/{name}" for kind in FURTHEST for name in ("best", "last")))
 """Model folders in a run, or in a folder of runs, the preferred one first."""
 PUBLISHED_WORDS = Path("demo_material/demo_coco_tokens.pickle")
-"""Words of the published weights, where the original's commands expect them; also looked for beside weights."""
+"""Words of the published weights, where the original's commands expect them."""
 SUFFIXES = (".pth", ".pt", ".safetensors")
 
 
@@ -62,7 +62,7 @@ def find_weights(path: str | Path) -> Path:
 
 
 def open_weights(path: str | Path) -> Weights:
-    """Read the weights that a path means (`find_weights`), whatever holds them, and words that lie beside them.
+    """Read the weights that a path means (`find_weights`), whatever holds them, and words beside them.
 
     Raises:
         UserError: nothing is there, it is damaged, or it holds other things.
