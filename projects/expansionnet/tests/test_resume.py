@@ -45,8 +45,8 @@ def begin(kind: str, preset: str, finished: Callable[..., Path]) -> tuple[str, .
 @pytest.mark.parametrize(
     ("kind", "preset", "first", "every"),
     [
-        # Four runs take turns, so that each stage is met by one of them; at night all meet all.
-        *((kind, ("fixed", "faithful")[turn % 2], 1 + turn, 7) for turn, kind in enumerate(KINDS)),
+        # Four runs share the stages of the day between them; at night all meet all.
+        *((kind, ("fixed", "faithful")[turn % 2], 1 + 3 * turn, 13) for turn, kind in enumerate(KINDS)),
         *(pytest.param(k, p, 1, 1, marks=pytest.mark.slow) for k in KINDS for p in ("fixed", "faithful")),
     ],
 )
@@ -84,7 +84,7 @@ def test_a_run_killed_again_and_again_ends_with_the_same_files(
 ) -> None:
     train.main(command(tmp_path / "whole", *SHORT))
     for start in range(1, 60):
-        killer.arm(15 + start % 5 + start // 4)
+        killer.arm(22 + start % 5 + start // 2)
         try:
             train.main(command(tmp_path / "killed", *SHORT, "--resume"))
         except killer.Killed:
@@ -161,11 +161,11 @@ def test_a_signal_stops_a_run_with_a_checkpoint_and_nothing_is_lost(
 def test_two_true_kills_leave_a_run_that_ends_with_the_same_files(
     tmp_path: Path, command: Command, finished: Callable[..., Path]
 ) -> None:
-    start = ("--num_epochs", "40", "--num_accum", "4", "--eval_every_iter", "6")
+    start = ("--num_epochs", "16", "--num_accum", "4", "--eval_every_iter", "6")
     start += begin("rf", "fixed", finished)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     train.main(command(whole, *start, kind="rf"))
-    for number, wanted in enumerate((6, 24)):
+    for number, wanted in enumerate((6, 18)):
         words = command(killed, *start, *(("--resume",) if number else ()), kind="rf")
         kill_after_step("expansionnet.train", words, killed, wanted)
         assert not (killed / "finished.json").exists()

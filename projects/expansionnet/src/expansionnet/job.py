@@ -136,7 +136,8 @@ def make_job(begin: Beginning, run: Run) -> Job:
         extractor=_extractor(cfg, run),
         black_pictures=cfg.quirks.black_pictures,
     )
-    run.retrack(structure=to_plain(data.vocabulary))
+    if not run.resumed:
+        run.retrack(structure=to_plain(data.vocabulary))
     loader = data.loader("train", rank=run.rank, world_size=run.world_size)
     optimizer = steps.make_optimizer(model, cfg.optim)
     schedule = make_schedule(optimizer, cfg.optim, len(loader))

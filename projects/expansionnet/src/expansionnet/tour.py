@@ -35,7 +35,7 @@ SHOWN = 12
 """Pictures on the page."""
 SPLIT = "test"
 REWARDED: Mapping[str, Mapping[str, Any]] = {
-    "optim": {"lr": 1e-3, "warmup_iters": 1, "num_epochs": 4, "anneal_every_epoch": 1.0},
+    "optim": {"lr": 5e-4, "warmup_iters": 1, "num_epochs": 3, "anneal_coeff": 0.5},
     "data": {"batch_size": 16},
 }
 """How the phase by reward differs from the first one, besides what follows from it."""
