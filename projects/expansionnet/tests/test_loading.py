@@ -73,13 +73,18 @@ def test_folders_of_runs_and_of_checkpoints_are_searched(tmp_path: Path) -> None
             find_weights(nothing)
 
 
-def test_words_beside_a_file_are_its_words(files: dict[str, str], tmp_path: Path) -> None:
-    WORDS.save(tmp_path / "vocabulary.json")
+def test_words_beside_a_file_are_its_words_if_they_are_as_many(files: dict[str, str], tmp_path: Path) -> None:
+    others = replace(WORDS, words=(*WORDS.words, "zebra"))
+    others.save(tmp_path / "vocabulary.json")
+    assert open_weights(files["body.pth"]).vocabulary is None
+    WORDS.save(tmp_path / "demo_coco_tokens.pickle")
     assert open_weights(files["body.pth"]).vocabulary == WORDS
     assert open_weights(files["swin.pth"]).vocabulary is None
-    replace(WORDS, words=(*WORDS.words, "zebra")).save(tmp_path / "vocabulary.json")
+    others.save(Path(files["folder"]))
     with pytest.raises(UserError, match=r"vocabulary.json: a vocabulary of 17 words, expected the 16 of"):
-        open_weights(files["body.pth"])
+        open_weights(files["folder"])
+    with pytest.raises(UserError, match=r"words.json: a vocabulary of 17 words, expected the 16 of .*whole"):
+        load(files["whole.pth"], vocab_path=others.save(tmp_path / "words.json"), **SAID)
 
 
 # ------------------------------------------------------------------------------------ what a run starts from

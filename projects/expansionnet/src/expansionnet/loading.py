@@ -72,11 +72,17 @@ def open_weights(path: str | Path) -> Weights:
         return _folder(place)
     content = _safetensors(place) if place.suffix == ".safetensors" else load_pth(place)
     weights = recognise(content, place)
-    beside = [place.with_name(name) for name in (VOCABULARY_FILE, PUBLISHED_WORDS.name)]
-    words = next((file for file in beside if file.is_file()), None)
-    if not weights.body or words is None:
-        return weights
-    return with_vocabulary(weights, Vocabulary.load(words), words)
+    return replace(weights, vocabulary=_words_beside(weights) if weights.body else None)
+
+
+def _words_beside(weights: Weights) -> Vocabulary | None:
+    """The first vocabulary beside a file that has as many words as its body; others may be of other files."""
+    for name in (VOCABULARY_FILE, PUBLISHED_WORDS.name):
+        file = weights.path.with_name(name)
+        words = Vocabulary.load(file) if file.is_file() else None
+        if words is not None and len(words) == weights.vocab_size:
+            return words
+    return None
 
 
 def _folder(place: Path) -> Weights:
