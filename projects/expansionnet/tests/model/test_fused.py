@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from expansionnet.config import ModelConfig
-from expansionnet.model import ExpansionNet, build, fused
+from expansionnet.model import ExpansionNet, build, fused, onednn
 from expansionnet.model.dropout import Dropout, Kept
 from expansionnet.model.dynamic import DynamicExpansion
 from expansionnet.model.fused import chunks
@@ -45,7 +45,7 @@ def net(rates: dict[str, float]) -> ExpansionNet:
 def step(model: ExpansionNet, *, padded: bool) -> dict[str, Tensor]:
     """Logits, and the gradients of a seeded step by name."""
     torch.manual_seed(5)
-    x, tokens = torch.randn(3, 7, 6, dtype=torch.float64), torch.randint(11, (3, 5))
+    x, tokens = torch.randn(3, 7, 6, dtype=model.vocab_linear.weight.dtype), torch.randint(11, (3, 5))
     pads = (torch.tensor([0, 3, 1]), torch.tensor([2, 0, 4])) if padded else (None, None)
     torch.manual_seed(6)
     model.zero_grad()
@@ -87,6 +87,20 @@ def test_a_step_with_a_dropout_that_only_shrinks_is_that_of_the_plain_form(
     found = step(net(RATES["all"]), padded=padded)
     monkeypatch.setattr(fused, "usable", lambda x: False)
     assert_same(found, step(net(RATES["all"]), padded=padded))
+
+
+def test_a_step_in_single_precision_by_onednn_is_near_that_of_the_plain_form(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(onednn, "LEAST", 1)
+    model = net(RATES["all"]).float()
+    found = step(model, padded=True)
+    monkeypatch.setattr(fused, "usable", lambda x: False)
+    monkeypatch.setattr(fused, "faster", lambda x, weight: False)
+    expected = step(model, padded=True)
+    largest = max(float(value.abs().max()) for value in expected.values())
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, atol=1e-5 * largest, rtol=1e-4, msg=name)
 
 
 def assert_gradient(function: Callable[..., Tensor], *inputs: Tensor) -> None:

@@ -10,6 +10,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from expansionnet.model.linear import Linear
+
 HIDDEN = -1e4
 """Score of what is not visible, as in the original: a row that sees nothing is an even average."""
 
@@ -20,10 +22,10 @@ class CrossAttention(nn.Module):
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.Wq = nn.Linear(dim, dim)
-        self.Wk = nn.Linear(dim, dim)
-        self.Wv = nn.Linear(dim, dim)
-        self.out_linear = nn.Linear(dim, dim)
+        self.Wq = Linear(dim, dim)
+        self.Wk = Linear(dim, dim)
+        self.Wv = Linear(dim, dim)
+        self.out_linear = Linear(dim, dim)
 
     def split(self, x: Tensor) -> Tensor:
         """(B, L, D) to heads (B, H, L, D/H), which are consecutive slices of the width."""

@@ -17,6 +17,7 @@ from expansionnet.model import swin
 from expansionnet.model.dropout import Dropout
 from expansionnet.model.initialise import BACKBONE
 from expansionnet.model.layers import DecoderLayer, EncoderLayer
+from expansionnet.model.linear import Linear
 from expansionnet.model.masks import causal_mask, pad_mask, visible
 from prunelab.hub import load_state
 
@@ -48,13 +49,13 @@ class ExpansionNet(nn.Module):
             self.swin_transf = swin.build_swin(cfg.swin)
         self.encoders = nn.ModuleList(EncoderLayer(cfg) for _ in range(cfg.N_enc))
         self.decoders = nn.ModuleList(DecoderLayer(cfg) for _ in range(cfg.N_dec))
-        self.input_linear = nn.Linear(cfg.img_feature_dim, dim)
-        self.vocab_linear = nn.Linear(dim, cfg.vocab_size)
+        self.input_linear = Linear(cfg.img_feature_dim, dim)
+        self.vocab_linear = Linear(dim, cfg.vocab_size)
         self.out_embedder = WordEmbedding(cfg.vocab_size, dim)
         self.pos_encoder = nn.Embedding(cfg.max_seq_len, dim)
-        self.enc_reduce_group = nn.Linear(cfg.N_enc * dim, dim)
+        self.enc_reduce_group = Linear(cfg.N_enc * dim, dim)
         self.enc_reduce_norm = nn.LayerNorm(dim, eps=eps)
-        self.dec_reduce_group = nn.Linear(cfg.N_dec * dim, dim)
+        self.dec_reduce_group = Linear(cfg.N_dec * dim, dim)
         self.dec_reduce_norm = nn.LayerNorm(dim, eps=eps)
         self.enc_input_drop = Dropout(cfg.enc_input_drop)
         self.dec_input_drop = Dropout(cfg.dec_input_drop)

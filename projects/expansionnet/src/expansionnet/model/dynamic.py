@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from expansionnet.model import fused
 from expansionnet.model.dropout import Dropout
+from expansionnet.model.linear import Linear
 
 
 class DynamicExpansion(nn.Module):
@@ -23,13 +24,13 @@ class DynamicExpansion(nn.Module):
         super().__init__()
         self.vectors = vectors
         self.eps = eps
-        self.cond_embed = nn.Linear(dim, dim)
+        self.cond_embed = Linear(dim, dim)
         self.query_exp_vectors = nn.Embedding(vectors, dim)
         self.bias_exp_vectors = nn.Embedding(vectors, dim)
-        self.key_linear = nn.Linear(dim, dim)
-        self.class_a_embed = nn.Linear(dim, dim)
-        self.class_b_embed = nn.Linear(dim, dim)
-        self.selector_embed = nn.Linear(dim, dim)
+        self.key_linear = Linear(dim, dim)
+        self.class_a_embed = Linear(dim, dim)
+        self.class_b_embed = Linear(dim, dim)
+        self.selector_embed = Linear(dim, dim)
         self.drop_scores = Dropout(drop)
         self.drop_a = Dropout(drop)
         self.drop_b = Dropout(drop)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from expansionnet.model import fused
 from expansionnet.model.dropout import Dropout
+from expansionnet.model.linear import Linear
 
 
 class StaticExpansion(nn.Module):
@@ -28,10 +29,10 @@ class StaticExpansion(nn.Module):
         size = sum(groups)
         self.query_exp_vectors = nn.Embedding(size, dim)
         self.bias_exp_vectors = nn.Embedding(size, dim)
-        self.key_embed = nn.Linear(dim, dim)
-        self.class_a_embed = nn.Linear(dim, dim)
-        self.class_b_embed = nn.Linear(dim, dim)
-        self.selector_embed = nn.Linear(dim, dim)
+        self.key_embed = Linear(dim, dim)
+        self.class_a_embed = Linear(dim, dim)
+        self.class_b_embed = Linear(dim, dim)
+        self.selector_embed = Linear(dim, dim)
         self.drop_scores = Dropout(drop)
         self.drop_a = Dropout(drop)
         self.drop_b = Dropout(drop)

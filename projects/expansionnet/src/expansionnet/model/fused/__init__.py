@@ -9,14 +9,16 @@ A dropout multiplies by 0 or by one constant. Each is drawn once, in the order o
 """
 
 from expansionnet.model.fused.dynamic import dynamic_expansion
-from expansionnet.model.fused.pieces import add_dropped, feed_forward, gate, usable
+from expansionnet.model.fused.pieces import add_dropped, faster, feed_forward, gate, linear, usable
 from expansionnet.model.fused.static import static_expansion
 
 __all__ = [
     "add_dropped",
     "dynamic_expansion",
+    "faster",
     "feed_forward",
     "gate",
+    "linear",
     "static_expansion",
     "usable",
 ]

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import torch
 
-CHUNK = 1 << 20
+CHUNK = 1 << 19
 """Elements of the largest intermediate that are computed at once on a CPU: what a cache holds."""
 
 

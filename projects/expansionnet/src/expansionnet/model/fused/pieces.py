@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from expansionnet.model import onednn
 from expansionnet.model.dropout import Dropout, Kept
+from expansionnet.model.fused.products import outer, times
 
 
 def usable(x: Tensor) -> bool:
@@ -21,6 +23,12 @@ def usable(x: Tensor) -> bool:
         and not torch.is_autocast_enabled(x.device.type)
         and not torch.compiler.is_compiling()
     )
+
+
+def faster(x: Tensor, weight: Tensor) -> bool:
+    """Whether `linear` is faster than torch's, in a step that is `usable`."""
+    plain = x.dtype == torch.float32 and x.device.type == "cpu" and x.numel() > 0
+    return plain and weight.numel() >= onednn.LEAST and onednn.available() and usable(x)
 
 
 class _Gate(torch.autograd.Function):
@@ -65,28 +73,50 @@ def gate(a: Tensor, b: Tensor, selector: Tensor, drop_a: Dropout, drop_b: Dropou
     return _Gate.apply(a, b, selector, drop_a, drop_b)
 
 
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx.save_for_backward(x, weight)
+        return times(x.reshape(-1, x.shape[-1]), weight, bias).view(*x.shape[:-1], len(weight))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        x, weight = ctx.saved_tensors
+        grad, rows = grads[0].reshape(-1, len(weight)), x.reshape(-1, x.shape[-1])
+        grad_x = times(grad, weight.t()).view_as(x) if ctx.needs_input_grad[0] else None
+        return grad_x, outer(grad, rows), grad.sum(0)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """A linear map whose products, those of the gradients too, go to oneDNN; (..., I) to (..., O)."""
+    return _Linear.apply(x, weight, bias)
+
+
 class _FeedForward(torch.autograd.Function):
     @staticmethod
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, x: Tensor, w_1: Tensor, b_1: Tensor, w_2: Tensor, b_2: Tensor, drop: Dropout
     ) -> Tensor:
-        hidden = nn.functional.linear(x, w_1, b_1).relu_()
-        kept = drop.keep(hidden.shape, hidden.device)
-        kept.times_(hidden)
+        hidden = times(x.flatten(0, 1), w_1, b_1).relu_()  # (B*L, H)
+        kept = drop.keep((*x.shape[:-1], len(w_1)), x.device)
+        if kept.mask is not None:
+            hidden *= kept.mask.view_as(hidden)
         ctx.scale = kept.scale
         ctx.save_for_backward(x, w_1, w_2, hidden)
-        return nn.functional.linear(hidden, w_2, b_2)
+        return times(hidden, w_2 * kept.scale, b_2).view_as(x)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         x, w_1, w_2, hidden = ctx.saved_tensors
-        grad, rows, used = grads[0].flatten(0, 1), x.flatten(0, 1), hidden.flatten(0, 1)
-        grad_w_2, grad_b_2 = grad.t() @ used, grad.sum(0)
+        grad, rows = grads[0].flatten(0, 1), x.flatten(0, 1)
+        grad_b_2 = grad.sum(0)
+        grad = grad * ctx.scale
         # The hidden values are 0 where the ReLU or the dropout made them so, and nowhere else.
-        grad_hidden = (grad @ w_2).mul_(used.sign()).mul_(ctx.scale)
-        grad_w_1, grad_b_1 = grad_hidden.t() @ rows, grad_hidden.sum(0)
-        return (grad_hidden @ w_1).view_as(x), grad_w_1, grad_b_1, grad_w_2, grad_b_2, None
+        grad_hidden = times(grad, w_2.t()).mul_(hidden.sign())
+        grad_w_2, grad_w_1, grad_b_1 = outer(grad, hidden), outer(grad_hidden, rows), grad_hidden.sum(0)
+        return times(grad_hidden, w_1.t()).view_as(x), grad_w_1, grad_b_1, grad_w_2, grad_b_2, None
 
 
 def feed_forward(x: Tensor, first: nn.Linear, second: nn.Linear, drop: Dropout) -> Tensor:
