@@ -33,6 +33,7 @@ def usable(x: Tensor) -> bool:
     return (
         x.dtype == torch.float32
         and x.device.type == "cpu"
+        and x.layout == torch.strided
         and not torch.is_grad_enabled()
         and x.numel() > 0
         and available()
