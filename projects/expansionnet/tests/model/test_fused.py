@@ -45,8 +45,10 @@ def net(rates: dict[str, float]) -> ExpansionNet:
 def step(model: ExpansionNet, *, padded: bool) -> dict[str, Tensor]:
     """Logits, and the gradients of a seeded step by name."""
     torch.manual_seed(5)
-    x, tokens = torch.randn(3, 7, 6, dtype=model.vocab_linear.weight.dtype), torch.randint(11, (3, 5))
-    pads = (torch.tensor([0, 3, 1]), torch.tensor([2, 0, 4])) if padded else (None, None)
+    weight = model.vocab_linear.weight
+    x, tokens = torch.randn(3, 7, 6, dtype=weight.dtype).to(weight.device), torch.randint(11, (3, 5))
+    tokens = tokens.to(weight.device)
+    pads = [torch.tensor(p, device=weight.device) if padded else None for p in ([0, 3, 1], [2, 0, 4])]
     torch.manual_seed(6)
     model.zero_grad()
     logits = model(x, tokens, *pads)
@@ -178,3 +180,30 @@ def test_autocast_takes_the_plain_form() -> None:
         assert not fused.usable(x)
     with torch.no_grad():
         assert not fused.usable(x)
+
+
+def test_compiled_training_takes_the_plain_form_and_gives_the_same() -> None:
+    model = net({})
+    expected = step(model, padded=True)
+    model.compile(backend="aot_eager")
+    assert_same(step(model, padded=True), expected)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("rates", [{}, RATES["all"]], ids=["none", "all"])
+def test_a_step_on_a_gpu_is_that_of_the_processor(
+    rates: dict[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+
+    def keep(self: Dropout, shape: Sequence[int], device: torch.device) -> Kept:
+        count = torch.arange(torch.Size(shape).numel(), device=device)
+        mask = (count * 7919 % 1000 >= 1000 * self.p).view(tuple(shape))
+        return Kept(mask=mask.view(torch.uint8), scale=1 / (1 - self.p)) if self.active else Kept()
+
+    monkeypatch.setattr(Dropout, "keep", keep)
+    model = net(rates)
+    expected = step(model, padded=True)
+    found = step(model.cuda(), padded=True)
+    assert_same({name: value.cpu() for name, value in found.items()}, expected)
