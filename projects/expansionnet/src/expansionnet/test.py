@@ -20,34 +20,55 @@ from expansionnet.lowering import lower_test
 from expansionnet.model import ExpansionNet, build
 from expansionnet.options import TestOptions
 from expansionnet.recognise import Weights, config_of
-from expansionnet.summary import METRICS_IN_ORDER, scores_table
+from expansionnet.summary import METRICS_IN_ORDER, notes_of, scores_table
 from expansionnet.vocabulary import Vocabulary
 from prunelab import dist
 from prunelab.caption.split import Evaluator, best_constant_caption
 from prunelab.config import load_config, to_plain, yaml_text
 from prunelab.data.coco import write_predictions
 from prunelab.errors import UserError, entry
-from prunelab.hub import load_state
+from prunelab.hub import is_model_folder, load_state
 from prunelab.seed import seed_all
 from prunelab.util import atomic_write, write_json
 
 PREDICTIONS = "predictions.txt"
 """Captions beside their references, for ``show_predictions``."""
+FOLDER = "tested"
+"""Folder for captions and scores, beside the model."""
 CONSTANT = "constant.json"
 
 
 @dataclass(frozen=True, kw_only=True)
+class Subject:
+    """What is to be tested, before data are opened."""
+
+    places: Sequence[Path]
+    """Where the models lie."""
+    weights: Sequence[Weights]
+    """What lies there."""
+    cfg: Config
+    """How to test them, with the sizes of the first one."""
+
+    def __str__(self) -> str:
+        """What the models are, for people."""
+        first = str(self.places[0])
+        return first if len(self.places) == 1 else f"ensemble of {len(self.places)} models, the first {first}"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Tested:
-    """What is tested."""
+    """Models and data, ready."""
 
     model: Model
     """A captioner, or several that agree on each word."""
     cfg: Config
-    """How, with the sizes of the model (of the first one)."""
+    """How to test."""
     data: CaptionData
     """Pictures and captions, with the model's words."""
     folder: Path
     """Where captions and scores go."""
+    step: int
+    """Micro-batches that the model was trained for, where it says so; else 0."""
     device: torch.device
     """Where the model is."""
 
@@ -67,19 +88,16 @@ def test(options: TestOptions) -> dict[str, float]:
     Raises:
         UserError: no model, no data, or they do not fit each other.
     """
-    places = [] if options.constant else find_models(options)
-    cfg = lower_test(options, _base(places[0]) if places else None)
-    if options.print_config:
-        print(yaml_text(to_plain(cfg)))
-        return {}
     if options.constant:
-        return constant(options, cfg)
-    tested = open_tested(options, cfg, places)
+        return constant(options)
+    subject = find_subject(options)
+    if options.print_config:
+        print(yaml_text(to_plain(subject.cfg)))
+        return {}
+    tested = open_tested(options, subject)
     scores = score_splits(options, tested, tell=True)
     if dist.is_main():
-        scores_table(
-            f"{places[0]}, ensemble of {len(places)}" if options.is_ensemble else str(places[0]), scores
-        )
+        scores_table(str(subject), scores)
         print(f"captions and scores: {tested.folder}")
     return scores
 
@@ -105,31 +123,48 @@ def find_models(options: TestOptions) -> list[Path]:
     return models
 
 
-def _base(place: Path) -> Config | None:
+def find_subject(options: TestOptions) -> Subject:
+    """Read the weights of the models, and what they and the command line say of how to test them.
+
+    Raises:
+        UserError: nothing is there, it is no captioner, or it contradicts the command line.
+    """
+    places = find_models(options)
+    weights = [_read(place, options) for place in places]
+    base = _run_config(places[0]) or Config()
+    cfg = lower_test(options, replace(base, model=config_of(weights[0], options.typed)))
+    return Subject(places=places, weights=weights, cfg=cfg)
+
+
+def _run_config(place: Path) -> Config | None:
     """The configuration of the run that a model folder belongs to."""
     written = place.parent / "config.yaml"
     return load_config(Config, written) if place.is_dir() and written.is_file() else None
 
 
-def open_tested(options: TestOptions, cfg: Config, places: Sequence[Path]) -> Tested:
-    """Read the models and open the data; joins the other processes.
+def open_tested(options: TestOptions, subject: Subject) -> Tested:
+    """Build the models and open the data; joins the other processes.
 
     A model that does not know its words gets those of the training captions, as the original does.
 
     Raises:
         UserError: see `test`.
     """
+    cfg, first = subject.cfg, subject.places[0]
     device = dist.start(cfg.run.device)
     seed_all(cfg.run.seed)
-    weights = [_read(place, options) for place in places]
-    config = config_of(weights[0], options.typed)
-    folder = Path(options.output) if options.output else places[0].parent
-    words = next((one.vocabulary for one in weights if one.vocabulary is not None), None)
-    cfg = replace(cfg, model=config)
-    data = open_data(cfg, folder / FAKE_DATA, vocabulary=words)
-    models = [on_machine(_model(one, options, data.vocabulary), cfg.run, device) for one in weights]
-    model = Ensemble(models=models) if options.is_ensemble else models[0]
-    return Tested(model=model, cfg=cfg, data=data, folder=folder, device=device)
+    folder = Path(options.output) if options.output else first.parent / FOLDER
+    words = next((one.vocabulary for one in subject.weights if one.vocabulary is not None), None)
+    data = open_data(cfg, first.parent / FAKE_DATA, vocabulary=words)
+    models = [on_machine(_model(one, options, data.vocabulary), cfg.run, device) for one in subject.weights]
+    return Tested(
+        model=Ensemble(models=models) if options.is_ensemble else models[0],
+        cfg=cfg,
+        data=data,
+        folder=folder,
+        step=int(notes_of(first).get("step", 0)) if is_model_folder(first) else 0,
+        device=device,
+    )
 
 
 def _read(place: Path, options: TestOptions) -> Weights:
@@ -183,7 +218,7 @@ def score_splits(options: TestOptions, tested: Tested, *, tell: bool) -> dict[st
         )
         for beam_size, evaluator in evaluators.items():
             scores |= dict(evaluator.run(tested.model))
-            evaluator.write(tested.folder / f"{split}_beam_{beam_size}", 0)
+            evaluator.write(tested.folder / f"{split}_beam_{beam_size}", tested.step)
             if tell and dist.is_main():
                 _say(split, beam_size, evaluator)
         first = next(iter(evaluators.values()))
@@ -218,14 +253,18 @@ def _compared(evaluator: Evaluator[Model]) -> list[str]:
     ]
 
 
-def constant(options: TestOptions, cfg: Config) -> dict[str, float]:
+def constant(options: TestOptions) -> dict[str, float]:
     """Score the one caption that fits the training pictures best; what a captioner must beat.
 
     Raises:
         UserError: the data set is missing.
     """
+    cfg = lower_test(options)
+    if options.print_config:
+        print(yaml_text(to_plain(cfg)))
+        return {}
     folder = Path(options.output or ".")
-    data = open_data(cfg, folder / FAKE_DATA, vocabulary=None)
+    data = open_data(cfg, folder / FAKE_DATA)
     scores: dict[str, float] = {}
     for split in options.splits:
         pictures = data.references(split)

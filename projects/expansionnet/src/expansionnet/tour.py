@@ -21,7 +21,7 @@ from expansionnet.data import CaptionData, open_data
 from expansionnet.data_generator import generate
 from expansionnet.layout import FAKE_DATA, runs_root
 from expansionnet.options import GenerateOptions, TestOptions
-from expansionnet.test import find_models, open_tested, score_splits
+from expansionnet.test import find_subject, open_tested, score_splits
 from prunelab import dist
 from prunelab.caption.split import best_constant_caption
 from prunelab.report import gallery, latency, result_table
@@ -79,11 +79,11 @@ def tour(cfg: Config, train: Callable[[Config], Path]) -> Path:
         resume=run.resume,
     )
     first = with_output(cfg, folder / XE)
-    stages = [_stage("cross entropy", train(first), first)]
+    stages = [_stage("cross entropy", train(first))]
     features = folder / FEATURES
     generate(_generation(cfg, stages[0].model, features))
     second = by_reward(first, stages[0].model, features, folder / REINFORCE)
-    stages.append(_stage("after SCST", train(second), second))
+    stages.append(_stage("after SCST", train(second)))
     if dist.is_main():
         report(folder, stages, open_data(first, folder / FAKE_DATA), first, started)
     return folder
@@ -123,13 +123,10 @@ def _generation(cfg: Config, model: Path, features: Path) -> GenerateOptions:
     )
 
 
-def _stage(name: str, folder: Path, cfg: Config) -> Stage:
+def _stage(name: str, folder: Path) -> Stage:
     """Score a phase's best model on the test pictures."""
-    options = TestOptions(
-        save_model_path=str(folder), splits=(SPLIT,), output=str(folder), typed={"workers": 0}
-    )
-    place = find_models(options)
-    scores = score_splits(options, open_tested(options, cfg, place), tell=False)
+    options = TestOptions(save_model_path=str(folder), splits=(SPLIT,))
+    scores = score_splits(options, open_tested(options, find_subject(options)), tell=False)
     by_metric = {key.partition("/")[2]: value for key, value in scores.items()}
     return Stage(name=name, folder=folder, scores=by_metric)
 
