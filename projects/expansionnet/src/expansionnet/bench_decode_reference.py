@@ -27,6 +27,11 @@ ENDED = -999.0
 """Log-probability of the continuations of an ended beam that must not be chosen."""
 
 
+def _linear(module: nn.Linear, x: Tensor) -> Tensor:
+    """As torch computes it: ours may go another way to oneDNN."""
+    return F.linear(x, module.weight, module.bias)
+
+
 # --- masks ---
 
 
@@ -53,7 +58,7 @@ def causal_mask_plain(length: int, pads: Sequence[int]) -> Tensor:
 
 def encode_plain(model: ExpansionNet, x: Tensor, pads: Sequence[int]) -> Tensor:
     """Visual tokens (B, S, F) as the decoder reads them, (B, S, D)."""
-    x = _drop(model.enc_input_drop, model.input_linear(x.float()))
+    x = _drop(model.enc_input_drop, _linear(model.input_linear, x.float()))
     vectors = sum(model.cfg.num_exp_enc_list)
     mask = pad_mask_plain(vectors, x.shape[1], [0] * len(x), pads)
     outputs = []
@@ -62,7 +67,7 @@ def encode_plain(model: ExpansionNet, x: Tensor, pads: Sequence[int]) -> Tensor:
         x = x + _drop(layer.drop_1, _static_plain(layer.stc_exp, layer.norm_1(x), mask))
         x = x + _drop(layer.drop_2, _feed_forward_plain(layer.ff, layer.norm_2(x)))
         outputs.append(x)
-    joined = model.enc_reduce_group(torch.cat(outputs, dim=-1))
+    joined = _linear(model.enc_reduce_group, torch.cat(outputs, dim=-1))
     return model.enc_reduce_norm(x + _drop(model.enc_reduce_drop, joined))
 
 
@@ -82,9 +87,9 @@ def decode_plain(
         y = y + _drop(layer.drop_2, _attention_plain(layer.mha, layer.norm_2(y), encoded, cross))
         y = y + _drop(layer.drop_3, _feed_forward_plain(layer.ff, layer.norm_3(y)))
         outputs.append(y)
-    joined = model.dec_reduce_group(torch.cat(outputs, dim=-1))
+    joined = _linear(model.dec_reduce_group, torch.cat(outputs, dim=-1))
     y = model.dec_reduce_norm(y + _drop(model.dec_reduce_drop, joined))
-    return F.log_softmax(model.vocab_linear(y), dim=-1)
+    return F.log_softmax(_linear(model.vocab_linear, y), dim=-1)
 
 
 def _drop(dropout: nn.Dropout, x: Tensor) -> Tensor:
@@ -92,14 +97,16 @@ def _drop(dropout: nn.Dropout, x: Tensor) -> Tensor:
 
 
 def _feed_forward_plain(ff: FeedForward, x: Tensor) -> Tensor:
-    return ff.linear_2(_drop(ff.drop, torch.relu(ff.linear_1(x))))
+    return _linear(ff.linear_2, _drop(ff.drop, torch.relu(_linear(ff.linear_1, x))))
 
 
 def _static_plain(block: StaticExpansion, x: Tensor, mask: Tensor) -> Tensor:
     batch, width = len(x), x.shape[-1]
     query = block.query_exp_vectors.weight.repeat(batch, 1, 1)  # (B, P, D)
     bias = block.bias_exp_vectors.weight.repeat(batch, 1, 1)  # (B, P, D)
-    z = _drop(block.drop_scores, query @ block.key_embed(x).transpose(1, 2) / math.sqrt(width))  # (B, P, S)
+    z = _drop(
+        block.drop_scores, query @ _linear(block.key_embed, x).transpose(1, 2) / math.sqrt(width)
+    )  # (B, P, S)
 
     def expand(signed: Tensor, values: Tensor) -> Tensor:
         forward = torch.relu(signed).masked_fill(mask == 0, 0.0)
@@ -113,21 +120,21 @@ def _static_plain(block: StaticExpansion, x: Tensor, mask: Tensor) -> Tensor:
         ]
         return torch.cat(groups, dim=-1) @ expanded / len(block.groups)
 
-    a = _drop(block.drop_a, expand(z, block.class_a_embed(x)))
-    b = _drop(block.drop_b, expand(-z, block.class_b_embed(x)))
+    a = _drop(block.drop_a, expand(z, _linear(block.class_a_embed, x)))
+    b = _drop(block.drop_b, expand(-z, _linear(block.class_b_embed, x)))
     a, b = _drop(block.drop_mixed_a, contract(z, a)), _drop(block.drop_mixed_b, contract(-z, b))
-    share = torch.sigmoid(block.selector_embed(x))
+    share = torch.sigmoid(_linear(block.selector_embed, x))
     return share * a + (1 - share) * b
 
 
 def _dynamic_plain(block: DynamicExpansion, x: Tensor, mask: Tensor) -> Tensor:
     batch, length, width = x.shape
     vectors = block.vectors
-    condition = block.cond_embed(x).unsqueeze(2)  # (N, L, 1, D)
+    condition = _linear(block.cond_embed, x).unsqueeze(2)  # (N, L, 1, D)
     query = (block.query_exp_vectors.weight + condition).view(batch, length * vectors, width)
     bias = (block.bias_exp_vectors.weight + condition).view(batch, length * vectors, width)
     z = _drop(
-        block.drop_scores, query @ block.key_linear(x).transpose(1, 2) / math.sqrt(width)
+        block.drop_scores, query @ _linear(block.key_linear, x).transpose(1, 2) / math.sqrt(width)
     )  # (N, L*E, L)
     down = mask.unsqueeze(2).expand(-1, -1, vectors, -1).reshape(batch, length * vectors, length)
     across = mask.unsqueeze(3).expand(-1, -1, -1, vectors).reshape(batch, length, length * vectors)
@@ -140,10 +147,10 @@ def _dynamic_plain(block: DynamicExpansion, x: Tensor, mask: Tensor) -> Tensor:
         backward = torch.relu(signed).transpose(1, 2).masked_fill(across == 0, 0.0)
         return backward / (backward.sum(dim=-1, keepdim=True) + block.eps) @ expanded  # (N, L, D)
 
-    a = _drop(block.drop_a, expand(z, block.class_a_embed(x))) + bias
-    b = _drop(block.drop_b, expand(-z, block.class_b_embed(x))) + bias
+    a = _drop(block.drop_a, expand(z, _linear(block.class_a_embed, x))) + bias
+    b = _drop(block.drop_b, expand(-z, _linear(block.class_b_embed, x))) + bias
     a, b = _drop(block.drop_mixed_a, contract(z, a)), _drop(block.drop_mixed_b, contract(-z, b))
-    share = torch.sigmoid(block.selector_embed(x))
+    share = torch.sigmoid(_linear(block.selector_embed, x))
     return share * a + (1 - share) * b
 
 
@@ -151,11 +158,15 @@ def _attention_plain(mha: CrossAttention, x: Tensor, encoded: Tensor, mask: Tens
     def split(y: Tensor) -> Tensor:
         return y.view(len(y), -1, mha.heads, y.shape[-1] // mha.heads).transpose(1, 2)  # (N, H, L, D/H)
 
-    query, key, value = split(mha.Wq(x)), split(mha.Wk(encoded)), split(mha.Wv(encoded))
+    query, key, value = (
+        split(_linear(mha.Wq, x)),
+        split(_linear(mha.Wk, encoded)),
+        split(_linear(mha.Wv, encoded)),
+    )
     scores = query @ key.transpose(2, 3) / math.sqrt(query.shape[-1])
     scores = scores.masked_fill(mask.unsqueeze(1) == 0, HIDDEN)
     mixed = torch.softmax(scores, dim=-1) @ value
-    return mha.out_linear(mixed.transpose(1, 2).reshape(x.shape))
+    return _linear(mha.out_linear, mixed.transpose(1, 2).reshape(x.shape))
 
 
 # --- beam search ---
