@@ -57,6 +57,15 @@ def test_a_caption_is_what_decoding_finds(pictures: list[Path]) -> None:
     assert model.caption(pictures, beam_size=2) == [to_text(WORDS.decode(ids)) for ids in found]
 
 
+@pytest.mark.slow
+def test_a_prepared_captioner_says_the_same(pictures: list[Path]) -> None:
+    model = captioner(end_to_end=True, model_dim=256, N_dec=1)
+    said = model.caption(pictures)
+    assert model.prepare() is model
+    assert model.caption(pictures) == said
+    assert replace(model, notes={}).caption(pictures) == said
+
+
 def test_black_pictures_are_the_originals(pictures: list[Path]) -> None:
     model = captioner(end_to_end=True)
     kept = model.inputs(pictures)

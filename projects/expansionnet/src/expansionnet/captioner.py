@@ -14,7 +14,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast, overload
+from typing import TYPE_CHECKING, Any, cast, overload
 
 import numpy as np
 import torch
@@ -37,6 +37,9 @@ from prunelab.data.pictures import Picture
 from prunelab.errors import UserError
 from prunelab.hub import load_model_folder, load_state, model_card, note_facts, save_model_folder
 from prunelab.tracked import evaluating
+
+if TYPE_CHECKING:
+    from expansionnet.model.packed import Prepared
 
 # B pictures, S visual tokens, F their width
 
@@ -61,6 +64,7 @@ class Captioner:
     """Whether pictures that are not RGB are taken for black ones, as the original does."""
     notes: Mapping[str, Any] = field(default_factory=dict)
     """What was noted when it was saved: training step, scores."""
+    _prepared: Prepared | None = field(default=None, init=False, repr=False)
 
     @property
     def config(self) -> ModelConfig:
@@ -146,8 +150,21 @@ class Captioner:
             positions=self.config.max_seq_len,
         )
         with evaluating(self.model), torch.inference_mode():
-            found = decoding.caption(self.model, x, options, pads)
+            found = decoding.caption(self._prepared or self.model, x, options, pads)
         return [to_text(self.vocabulary.decode(ids)) for ids in found]
+
+    def prepare(self) -> Captioner:
+        """Lay the decoder's weights out for pictures that come one by one: seconds once, then faster steps.
+
+        It helps on processors alone; see `expansionnet.model.packed`. Captions stay the same.
+
+        Returns:
+            This captioner.
+        """
+        from expansionnet.model.packed import Prepared
+
+        self._prepared = Prepared(self.model)
+        return self
 
     def with_backbone(self, backbone: str | Path | None) -> Captioner:
         """This captioner with the backbone that a path means (`FeatureExtractor.open`); None: as it is.
