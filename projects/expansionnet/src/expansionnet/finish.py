@@ -101,6 +101,6 @@ def keep_original(run: Run, job: Job) -> None:
 
 
 def end(run: Run, job: Job) -> None:
-    """After the last step: the table of what came out, and what to try next."""
-    if run.is_main and not run.cfg.quiet:
+    """After the last step: the table of what came out, and what to try next; a tour has one of its own."""
+    if run.is_main and not job.cfg.run.tour:
         summarise(run.cfg.dir, job)

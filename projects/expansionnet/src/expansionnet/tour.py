@@ -6,6 +6,7 @@ backbone and body together.
 
 from __future__ import annotations
 
+import importlib.util
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -17,10 +18,11 @@ import torch
 from expansionnet import decoding
 from expansionnet.captioner import Captioner
 from expansionnet.config import Config
-from expansionnet.data import CaptionData, open_data
+from expansionnet.data import open_data
 from expansionnet.data_generator import generate
+from expansionnet.export import export
 from expansionnet.layout import FAKE_DATA, runs_root
-from expansionnet.options import GenerateOptions, TestOptions
+from expansionnet.options import ExportOptions, GenerateOptions, TestOptions
 from expansionnet.test import find_subject, open_tested, score_splits
 from prunelab import dist
 from prunelab.caption.split import best_constant_caption
@@ -31,11 +33,13 @@ from prunelab.util import human_bytes, write_json
 RESULTS = "tour.json"
 XE, FEATURES, REINFORCE = "end_to_end_xe", "features.hdf5", "rf"
 """What lies where in the tour's folder."""
+EXPORTED = {"onnx": "exported.onnx", "original": "exported.pth"}
+"""What the best model is exported as."""
 SHOWN = 12
 """Pictures on the page."""
 SPLIT = "test"
 REWARDED: Mapping[str, Mapping[str, Any]] = {
-    "optim": {"lr": 5e-4, "warmup_iters": 1, "num_epochs": 3, "anneal_coeff": 0.5},
+    "optim": {"lr": 5e-4, "warmup_iters": 1, "num_epochs": 4, "anneal_coeff": 0.6},
     "data": {"batch_size": 16},
 }
 """How the phase by reward differs from the first one, besides what follows from it."""
@@ -85,13 +89,25 @@ def tour(cfg: Config, train: Callable[[Config], Path]) -> Path:
     second = by_reward(first, stages[0].model, features, folder / REINFORCE)
     stages.append(_stage("after SCST", train(second)))
     if dist.is_main():
-        report(folder, stages, open_data(first, folder / FAKE_DATA), first, started)
+        exported = export_best(stages[-1].model, folder)
+        report(folder, stages, exported, first, started)
     return folder
 
 
+def has_onnx() -> bool:
+    """Whether what ONNX graphs are made with, the extra ``export``, is installed."""
+    return all(importlib.util.find_spec(name) for name in ("onnx", "onnxruntime", "onnxscript"))
+
+
+def export_best(model: Path, folder: Path) -> Path:
+    """Export a model: as ONNX graphs, or where that is not installed as the original's checkpoint."""
+    how = "onnx" if has_onnx() else "original"
+    return export(ExportOptions(model=str(model), format=how, output=str(folder / EXPORTED[how])))
+
+
 def with_output(cfg: Config, folder: Path) -> Config:
-    """The configuration with another folder, as a run of its own."""
-    return replace(cfg, run=replace(cfg.run, output=str(folder), tour=False))
+    """The configuration with another folder."""
+    return replace(cfg, run=replace(cfg.run, output=str(folder)))
 
 
 def by_reward(cfg: Config, body: Path, features: Path, folder: Path) -> Config:
@@ -102,7 +118,7 @@ def by_reward(cfg: Config, body: Path, features: Path, folder: Path) -> Config:
         data=replace(cfg.data, features_path=str(features), **REWARDED["data"]),
         optim=replace(cfg.optim, **REWARDED["optim"]),
         scst=replace(cfg.scst, reinforce=True),
-        run=replace(cfg.run, output=str(folder), tour=False, partial_load=True, body_save_path=str(body)),
+        run=replace(cfg.run, output=str(folder), partial_load=True, body_save_path=str(body)),
     )
 
 
@@ -131,8 +147,9 @@ def _stage(name: str, folder: Path) -> Stage:
     return Stage(name=name, folder=folder, scores=by_metric)
 
 
-def report(folder: Path, stages: list[Stage], data: CaptionData, cfg: Config, started: float) -> None:
+def report(folder: Path, stages: list[Stage], exported: Path, cfg: Config, started: float) -> None:
     """Print the tables, write ``tour.json`` and the page of captions, and name what to try next."""
+    data = open_data(cfg, folder / FAKE_DATA)
     records = data.split(SPLIT)
     pictures = [record.path for record in records[:SHOWN]]
     caption, constant = best_constant_caption(data.references("train"), data.references(SPLIT))
@@ -147,6 +164,7 @@ def report(folder: Path, stages: list[Stage], data: CaptionData, cfg: Config, st
             {
                 "model": stage.name,
                 **_shown(stage.scores),
+                "reads": captioner.reads,
                 "parameters": sum(p.numel() for p in captioner.model.parameters()),
                 "file": (stage.model / "model.safetensors").stat().st_size,
                 "ms / caption": 1000 * seconds,
@@ -185,6 +203,7 @@ def report(folder: Path, stages: list[Stage], data: CaptionData, cfg: Config, st
         ("pictures with captions", folder / "captions.html"),
         *((f"{stage.name}: model", stage.model) for stage in stages),
         ("features", folder / FEATURES),
+        ("exported", exported),
     ]
     end_tour(
         table, places, f"uv run --package expansionnet demo --model {stages[-1].model} {records[0].path}"

@@ -24,7 +24,7 @@ from prunelab.run import Run
 from prunelab.run import RunConfig as RunSettings
 
 
-def train(cfg: Config, *, quiet: bool = False) -> Path:
+def train(cfg: Config) -> Path:
     """Train as configured.
 
     Returns:
@@ -37,7 +37,7 @@ def train(cfg: Config, *, quiet: bool = False) -> Path:
     begin = find_beginning(cfg)
     cfg = begin.cfg
     folder = run_folder(cfg)
-    with Run(settings(cfg, folder, quiet=quiet), config=to_plain(cfg), name=run_kind(cfg)) as run:
+    with Run(settings(cfg, folder), config=to_plain(cfg), name=run_kind(cfg)) as run:
         job = make_job(begin, run)
         cfg, model = job.cfg, job.model
         run.track(**job.tracked)
@@ -63,7 +63,7 @@ def train(cfg: Config, *, quiet: bool = False) -> Path:
     return folder
 
 
-def settings(cfg: Config, folder: Path, *, quiet: bool = False) -> RunSettings:
+def settings(cfg: Config, folder: Path) -> RunSettings:
     """What core's run needs of the configuration."""
     run = cfg.run
     return RunSettings(
@@ -75,7 +75,6 @@ def settings(cfg: Config, folder: Path, *, quiet: bool = False) -> RunSettings:
         keep_last=run.how_many_checkpoints,
         log_every=f"{run.print_every_iter} steps",
         console_every=f"{run.print_every_iter} steps",
-        quiet=quiet,
     )
 
 
