@@ -57,6 +57,9 @@ def test_a_run_is_tested_on_its_own_data_by_its_folder_alone(
     best = json.loads((finished("xe") / "best/config.json").read_text())["config"]["notes"]
     scores = json.loads(next((tmp_path / "val_beam_2").glob("score_????????.json")).read_text())
     assert scores["CIDEr"] == pytest.approx(best["scores"]["val/CIDEr"])
+    together = json.loads((tmp_path / "scores.json").read_text())
+    assert together["val/CIDEr"] == scores["CIDEr"]
+    assert "test_beam_2/CIDEr" in together or "test/CIDEr" in together
 
 
 def test_captions_beside_references_and_files_for_the_server_are_written(

@@ -35,6 +35,8 @@ PREDICTIONS = "predictions.txt"
 """Captions beside their references, for ``show_predictions``."""
 FOLDER = "tested"
 """Folder for captions and scores, beside the model."""
+SCORES = "scores.json"
+"""What `test` returns."""
 CONSTANT = "constant.json"
 
 
@@ -97,6 +99,7 @@ def test(options: TestOptions) -> dict[str, float]:
     tested = open_tested(options, subject)
     scores = score_splits(options, tested, tell=True)
     if dist.is_main():
+        write_json(tested.folder / SCORES, scores)
         scores_table(str(subject), scores)
         print(f"captions and scores: {tested.folder}")
     return scores
