@@ -5,7 +5,7 @@ vectors for each. Both are sums, ``q[u, e] = Q[e] + C[u]``, so nothing of width 
 
 * ``Z[(u, e), v] = (Q[e] . K[v] + C[u] . K[v]) / sqrt(D)``: Q K^T is kept, C K^T comes from kept C and K;
 * with F the normalised forward weights and G those of the new token's backward row,
-  ``A' = sum_v (sum_ue G[ue] F[ue, v]) Va[v] + sum_e (sum_u G[ue]) b[e] + sum_u (sum_e G[ue]) C[u]``.
+  ``A' = sum_v (sum_(u,e) G[u,e] F[u,e,v]) Va[v] + sum_e (sum_u G[u,e]) b[e] + sum_u (sum_e G[u,e]) C[u]``.
 
 Beams of an image share their beginnings, so the image keeps one *tree* of tokens, to which every step adds
 one node for each beam, and a beam is the *path* of its tokens through it: reordering beams moves nodes'
