@@ -25,7 +25,8 @@ from .conftest import Command
 
 pytestmark = pytest.mark.tiny
 
-SHORT = ("--num_epochs", "2", "--batch_size", "6", "--num_accum", "3", "--eval_every_iter", "3")
+BRIEF = ("--max-len", "6", "--eval_every_iter")
+SHORT = ("--num_epochs", "2", "--batch_size", "6", "--num_accum", "3", *BRIEF, "3")
 """Eight micro-batches of captions, four of pictures; checkpoints fall between updates as well."""
 
 
@@ -46,7 +47,7 @@ def begin(kind: str, preset: str, finished: Callable[..., Path]) -> tuple[str, .
     ("kind", "preset", "first", "every"),
     [
         # Four runs share the stages of the day between them; at night all meet all.
-        *((kind, ("fixed", "faithful")[turn % 2], 1 + 3 * turn, 13) for turn, kind in enumerate(KINDS)),
+        *((kind, ("fixed", "faithful")[turn % 2], 1 + 5 * turn, 23) for turn, kind in enumerate(KINDS)),
         *(pytest.param(k, p, 1, 1, marks=pytest.mark.slow) for k in KINDS for p in ("fixed", "faithful")),
     ],
 )
@@ -161,8 +162,7 @@ def test_a_signal_stops_a_run_with_a_checkpoint_and_nothing_is_lost(
 def test_two_true_kills_leave_a_run_that_ends_with_the_same_files(
     tmp_path: Path, command: Command, finished: Callable[..., Path]
 ) -> None:
-    start = ("--num_epochs", "16", "--num_accum", "4", "--eval_every_iter", "6")
-    start += begin("rf", "fixed", finished)
+    start = ("--num_epochs", "12", "--num_accum", "4", *BRIEF, "6", *begin("rf", "fixed", finished))
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     train.main(command(whole, *start, kind="rf"))
     for number, wanted in enumerate((6, 18)):
