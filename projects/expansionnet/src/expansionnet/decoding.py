@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +14,7 @@ from expansionnet.config import DecodeConfig
 from expansionnet.ensemble import Ensemble
 from expansionnet.model import ExpansionNet, cached, prefix
 from expansionnet.model.onednn import OneDNN
+from expansionnet.model.packed import Prepared
 from expansionnet.vocabulary import Vocabulary
 from prunelab.decode import (
     Decoded,
@@ -61,7 +63,10 @@ def options(cfg: DecodeConfig, vocabulary: Vocabulary, beam_size: int, *, positi
 
 
 def caption(
-    model: ExpansionNet | Ensemble, x: Tensor, options: DecodeOptions, enc_pads: Tensor | None = None
+    model: ExpansionNet | Prepared | Ensemble,
+    x: Tensor,
+    options: DecodeOptions,
+    enc_pads: Tensor | None = None,
 ) -> list[list[int]]:
     """The best caption of each image, ids from start to end; arguments as of `search`."""
     return [best for (best,) in search(model, x, options, enc_pads=enc_pads).tokens]
@@ -69,7 +74,7 @@ def caption(
 
 @torch.no_grad()
 def search(
-    model: ExpansionNet | Ensemble,
+    model: ExpansionNet | Prepared | Ensemble,
     x: Tensor,
     options: DecodeOptions,
     *,
@@ -87,13 +92,14 @@ def search(
         enc_pads: (B,) int64, padded visual tokens at the end of each image; None: there are none.
         incremental: False reads the whole sentence again at every step, with the same result.
     """
-    step, state = _start(model, x, enc_pads, options.max_length, incremental)
-    return captions_of(prunelab.decode.decode(step, state, options), options, outputs)
+    with torch.inference_mode() if isinstance(model, Prepared) else nullcontext():
+        step, state = _start(model, x, enc_pads, options.max_length, incremental)
+        return captions_of(prunelab.decode.decode(step, state, options), options, outputs)
 
 
 @torch.no_grad()
 def beam_search(
-    model: ExpansionNet | Ensemble,
+    model: ExpansionNet | Prepared | Ensemble,
     x: Tensor,
     *,
     beam_size: int,
@@ -176,7 +182,7 @@ def sample(
 
 
 def _start(
-    model: ExpansionNet | Ensemble,
+    model: ExpansionNet | Prepared | Ensemble,
     x: Tensor,
     enc_pads: Tensor | None,
     steps: int,
@@ -184,22 +190,24 @@ def _start(
 ) -> tuple[StepFunction, State]:
     """Encode; the step function and the state before the first token."""
     models = model.models if isinstance(model, Ensemble) else [model]
-    positions = min(one.cfg.max_seq_len for one in models)
-    if steps > positions:
-        raise UserError(f"captions of {steps} tokens, expected at most the model's {positions} positions")
-    pairs = [_begin(one, x, enc_pads, incremental) for one in models]
+    pairs = [_begin(one, x, enc_pads, steps, incremental) for one in models]
     if len(pairs) == 1:
         return pairs[0]
     return prunelab.decode.ensemble([step for step, _ in pairs], [state for _, state in pairs])
 
 
 def _begin(
-    model: ExpansionNet, x: Tensor, enc_pads: Tensor | None, incremental: bool
+    model: ExpansionNet | Prepared, x: Tensor, enc_pads: Tensor | None, steps: int, incremental: bool
 ) -> tuple[StepFunction, State]:
+    prepared, model = (model, model.model) if isinstance(model, Prepared) else (None, model)
+    positions = model.cfg.max_seq_len
+    if steps > positions:
+        raise UserError(f"captions of {steps} tokens, expected at most the model's {positions} positions")
     with OneDNN():
         encoded = model.encode(x, enc_pads)
     if incremental:
-        return cached.stepper(model), cached.begin(model, encoded, enc_pads)
+        step = prepared.stepper() if prepared else cached.stepper(model)
+        return step, cached.begin(model, encoded, enc_pads)
     return prefix.stepper(model), prefix.begin(encoded, enc_pads)
 
 

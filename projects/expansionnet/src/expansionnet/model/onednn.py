@@ -31,14 +31,14 @@ def available() -> bool:
 def usable(x: Tensor) -> bool:
     """Whether products with this tensor may go to oneDNN: single precision, no gradients, no export."""
     return (
-        x.dtype == torch.float32
+        not torch.compiler.is_compiling()
+        and x.dtype == torch.float32
         and x.device.type == "cpu"
         and x.layout == torch.strided
         and not torch.is_grad_enabled()
         and x.numel() > 0
         and available()
         and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()
         and not torch.onnx.is_in_onnx_export()
     )
 
