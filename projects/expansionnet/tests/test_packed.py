@@ -1,0 +1,119 @@
+"""A prepared captioner finds the captions that it finds unprepared, however compiling went."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from expansionnet.config import DecodeConfig, ModelConfig
+from expansionnet.decoding import Captions, options, search
+from expansionnet.model import ExpansionNet, onednn
+from expansionnet.model.packed import Prepared, _free_sizes
+
+from .small import WORDS, config
+from .test_decoding import features, talkative
+
+needs_onednn = pytest.mark.skipif(not onednn.available(), reason="nothing is compiled without oneDNN")
+
+
+def said(model: ExpansionNet | Prepared, x: Tensor) -> Captions:
+    return search(model, x, options(DecodeConfig(), WORDS, 4, positions=12), outputs=4)
+
+
+def assert_same(found: Captions, expected: Captions, atol: float = 1e-5) -> None:
+    assert found.tokens == expected.tokens
+    torch.testing.assert_close(found.log_probs, expected.log_probs, atol=atol, rtol=0)
+
+
+@pytest.fixture
+def compiled(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """`torch.compile` leaves functions as they are; for each, how often it was called."""
+    calls: list[int] = []
+
+    def record(function: Callable[..., Any], **_: Any) -> Callable[..., Any]:
+        place = len(calls)
+        calls.append(0)
+
+        def run(*args: Any) -> Any:
+            calls[place] += 1
+            return function(*args)
+
+        return run
+
+    monkeypatch.setattr(torch, "compile", record)
+    return calls
+
+
+@needs_onednn
+def test_steps_of_a_single_picture_are_the_compiled_ones(compiled: list[int]) -> None:
+    model = talkative()
+    prepared = Prepared(model)
+    assert_same(said(prepared, features(1)), said(model, features(1)))
+    once = compiled[0]
+    assert once > 2
+    assert_same(said(prepared, features(3)), said(model, features(3)))
+    assert compiled == [once]
+
+
+@needs_onednn
+def test_changed_weights_are_compiled_anew(compiled: list[int]) -> None:
+    model = talkative()
+    prepared = Prepared(model)
+    before = said(prepared, features(1))
+    said(prepared, features(1))
+    assert len(compiled) == 1
+    with torch.no_grad():
+        model.vocab_linear.weight.mul_(-1)
+    after = said(prepared, features(1))
+    assert len(compiled) == 2
+    assert after.tokens != before.tokens
+    assert_same(after, said(model, features(1)))
+
+
+def test_double_precision_is_not_compiled(compiled: list[int]) -> None:
+    model, x = talkative().double(), features(1).double()
+    assert_same(said(Prepared(model), x), said(model, x))
+    assert not compiled
+
+
+@needs_onednn
+def test_a_compiler_that_fails_is_named_and_not_needed(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: Any) -> None:
+        raise RuntimeError("no compiler here\nand more")
+
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: fail)
+    model = talkative()
+    prepared = Prepared(model)
+    assert_same(said(prepared, features(1)), said(model, features(1)))
+    assert_same(said(prepared, features(1)), said(model, features(1)))
+    assert caplog.messages == ["captions are decoded without torch.compile, which failed: no compiler here"]
+
+
+@pytest.mark.parametrize(
+    "sizes", [{}, {"num_exp_dec": 5, "num_heads": 2}, {"num_exp_dec": 16, "model_dim": 28}]
+)
+def test_sizes_of_what_is_compiled_are_all_different(sizes: dict[str, int]) -> None:
+    cfg: ModelConfig = config(**sizes)
+    rows, visual, words = _free_sizes(cfg)
+    every = [rows, visual, words, 1 + rows * (words - 1), cfg.num_exp_dec, cfg.num_heads, cfg.model_dim]
+    assert len({*every, cfg.model_dim // cfg.num_heads}) >= len(set(every))
+    assert (
+        len({rows, visual, words, 1 + rows * (words - 1)} - {*every[4:], cfg.model_dim // cfg.num_heads}) == 4
+    )
+
+
+@pytest.mark.slow
+@needs_onednn
+def test_what_inductor_compiles_finds_the_same_captions() -> None:
+    model = talkative(model_dim=256, ff=256)
+    prepared = Prepared(model)
+    for pads in (6, 9):
+        x = torch.randn(1, pads, config().img_feature_dim)
+        assert_same(said(prepared, x), said(model, x), atol=1e-4)  # logits of this model reach 20
+    assert prepared._compiled is not None
