@@ -94,7 +94,8 @@ def _compile(model: ExpansionNet) -> StepFunction | None:
             _, state = plain(tokens, state)
             state = state.expand(rows // len(tokens))
             tokens = torch.zeros(rows, dtype=torch.int64)
-        with inductor.patch(freezing=True):
+        # What lies between the products is too little for several threads.
+        with inductor.patch({"freezing": True, "cpp.threads": 1}):
             compiled(tokens, state)
     except Exception as error:  # a compiler may fail in any way, and is not needed
         log.warning("captions are decoded without torch.compile, which failed: %s", str(error).split("\n")[0])
