@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from expansionnet.config import SwinConfig
 from expansionnet.loading import open_weights
+from expansionnet.model.onednn import OneDNN
 from expansionnet.model.swin import build_swin
 from expansionnet.preprocess import Preprocess
 from expansionnet.recognise import Weights
@@ -76,7 +77,7 @@ class FeatureExtractor:
     @torch.inference_mode()
     def tokens(self, images: Tensor) -> Tensor:
         """Visual tokens (B, S, F) float32 of prepared pictures (B, 3, H, H)."""
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp == "bf16"):
+        with OneDNN(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp == "bf16"):
             return self.backbone(images.to(self.device, non_blocking=True)).float()
 
     # ------------------------------------------------------------------------------------------------- files
