@@ -173,6 +173,7 @@ def test_mixed_precision_and_layouts_train_as_well(tmp_path: Path, command: Comm
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # torch's compiler looks at everything
 def test_a_compiled_network_trains_alike(tmp_path: Path, command: Command) -> None:
     losses = {}
     for name, extra in (("compiled", ["--compile"]), ("plain", [])):

@@ -45,7 +45,7 @@ Batch: TypeAlias = dict[str, Any]
 SPLITS = ("train", "val", "test")
 INNER = ("img", "")
 """Where pictures lie below ``filepath``: as the original has it, or as everybody else."""
-TINY = (960, 60, 60)
+TINY = (1500, 100, 200)
 """Pictures of the generated data set: train, val, test."""
 TINY_SIDES = (32, 128)
 """Least and greatest side of a generated picture; other backbones than of these get it resized."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ SHOWN = 12
 """Pictures on the page."""
 SPLIT = "test"
 REWARDED: Mapping[str, Mapping[str, Any]] = {
-    "optim": {"lr": 5e-4, "warmup_iters": 1, "num_epochs": 4, "anneal_coeff": 0.6},
+    "optim": {"lr": 1e-3, "warmup_iters": 1, "num_epochs": 5, "anneal_coeff": 0.55},
     "data": {"batch_size": 16},
 }
 """How the phase by reward differs from the first one, besides what follows from it."""
@@ -89,8 +89,7 @@ def tour(cfg: Config, train: Callable[[Config], Path]) -> Path:
     second = by_reward(first, stages[0].model, features, folder / REINFORCE)
     stages.append(_stage("after SCST", train(second)))
     if dist.is_main():
-        exported = export_best(stages[-1].model, folder)
-        report(folder, stages, exported, first, started)
+        report(folder, stages, first, started)
     return folder
 
 
@@ -99,10 +98,12 @@ def has_onnx() -> bool:
     return all(importlib.util.find_spec(name) for name in ("onnx", "onnxruntime", "onnxscript"))
 
 
-def export_best(model: Path, folder: Path) -> Path:
+def export_best(model: Path, folder: Path, pictures: Sequence[Path]) -> Path:
     """Export a model: as ONNX graphs, or where that is not installed as the original's checkpoint."""
     how = "onnx" if has_onnx() else "original"
-    return export(ExportOptions(model=str(model), format=how, output=str(folder / EXPORTED[how])))
+    shown = tuple(str(path) for path in pictures)
+    output = str(folder / EXPORTED[how])
+    return export(ExportOptions(model=str(model), format=how, output=output, pictures=shown))
 
 
 def with_output(cfg: Config, folder: Path) -> Config:
@@ -147,11 +148,12 @@ def _stage(name: str, folder: Path) -> Stage:
     return Stage(name=name, folder=folder, scores=by_metric)
 
 
-def report(folder: Path, stages: list[Stage], exported: Path, cfg: Config, started: float) -> None:
-    """Print the tables, write ``tour.json`` and the page of captions, and name what to try next."""
+def report(folder: Path, stages: list[Stage], cfg: Config, started: float) -> None:
+    """Export the last model, write tables and a page of captions, print them and what to try next."""
     data = open_data(cfg, folder / FAKE_DATA)
     records = data.split(SPLIT)
     pictures = [record.path for record in records[:SHOWN]]
+    exported = export_best(stages[-1].model, folder, pictures[:4])
     caption, constant = best_constant_caption(data.references("train"), data.references(SPLIT))
     rows: list[dict[str, Any]] = [{"model": "best constant caption", **_shown(constant)}]
     said: dict[str, list[str]] = {}
