@@ -30,6 +30,10 @@ MODEL = (
     "--swin-window-size 2 --img-feature-dim 16 "
     "--enc_drop 0.1 --dec_drop 0.1 --enc_input_drop 0.1 --dec_input_drop 0.1 --drop_other 0.1"
 )
+STILL = (
+    "--enc_drop 0 --dec_drop 0 --enc_input_drop 0 --dec_input_drop 0 --drop_other 0 --swin-drop-path-rate 0"
+)
+"""Put behind them: no dropout at all."""
 DATA = "--batch_size 4 --eval_parallel_batch_size 2 --dict-min-occurrences 1 --workers 0"
 OPTIM = "--sched_type custom_warmup_anneal --lr 0.01 --warmup_iters 1 --num_accum 2 --num_epochs 2"
 RUN = "--print_every_iter 1 --eval_beam_sizes [2] --device cpu --seed 3"

@@ -17,7 +17,7 @@ from expansionnet.original import CheckpointName, checkpoints
 from prunelab.checkpoint import listed
 from testing.runs import tensors
 
-from .conftest import COUNTS, Command
+from .conftest import COUNTS, STILL, Command
 
 pytestmark = pytest.mark.tiny
 
@@ -177,7 +177,8 @@ def test_mixed_precision_and_layouts_train_as_well(tmp_path: Path, command: Comm
 def test_a_compiled_network_trains_alike(tmp_path: Path, command: Command) -> None:
     losses = {}
     for name, extra in (("compiled", ["--compile"]), ("plain", [])):
-        train.main(command(tmp_path / name, "--max-steps", "2", *extra, kind="end_to_end_xe"))
+        words = ("--max-steps", "2", *STILL.split(), *extra)
+        train.main(command(tmp_path / name, *words, kind="end_to_end_xe"))
         losses[name] = figures(tmp_path / name, "train/loss")
     assert losses["compiled"] == pytest.approx(losses["plain"], rel=1e-3)
 
