@@ -76,6 +76,7 @@ def tour(cfg: Config, train: Callable[[Config], Path]) -> Path:
     """
     started = time.monotonic()
     run = cfg.run
+    dist.start(run.device)
     folder = begin_tour(
         "a captioner by cross entropy and by reward on generated pictures",
         runs_root(),
