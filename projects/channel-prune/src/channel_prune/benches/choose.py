@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import copy
-import multiprocessing
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -20,10 +17,10 @@ from channel_prune.choosing.prunable import prunable, ratios
 from channel_prune.choosing.recalibrate import norms, recalibrate
 from channel_prune.config import NetConfig, PruneConfig
 from channel_prune.model import build
-from prunelab.bench import Figure, Result, Skip, compare
+from prunelab.bench import Figure, Result, compare
+from prunelab.bench.memory import in_fresh_process, peak_resident, resident
 
 MEBI = 2**20
-STATUS = Path("/proc/self/status")
 RATIO, CROPS, DECAY = 0.5, 10, 2e-4
 CLOSE = 2e-3
 """Most difference of a kernel to the reference's at equal random numbers, after 100 steps of 1e-3: Adam's
@@ -171,30 +168,20 @@ def peak_of(side: str, size: Size, threads: int) -> int:
     small = problem(Size(pictures=16, batch=8, depth=8, width_divisor=4))
     ours(*small, EXACT)  # what libraries set up once
     model, batches = problem(size)
-    before = _resident("VmRSS")
+    before = resident()
     ours(model, batches, EXACT) if side == "ours" else theirs(model, batches)
-    return _resident("VmHWM") - before
-
-
-def _resident(key: str) -> int:
-    """A size of this process's memory in bytes: ``VmRSS`` now, ``VmHWM`` at its peak."""
-    lines = STATUS.read_text(encoding="utf-8").splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:"))
+    return peak_resident() - before
 
 
 def memory(size: Size | None = None) -> Result:
     """Peak memory of the choice, a fresh process a side."""
     size = size or Size()
-    if not STATUS.exists():
-        raise Skip(f"the peak of resident memory is read from {STATUS}")
-    peaks: dict[str, int] = {}
-    for side in ("ours", "reference"):
-        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-            peaks[side] = pool.submit(peak_of, side, size, torch.get_num_threads()).result()
+    threads = torch.get_num_threads()
+    chosen, plain = (in_fresh_process(peak_of, side, size, threads) / MEBI for side in ("ours", "reference"))
     return Figure(
         name=f"peak memory of choosing, ResNet-{size.depth}, {size.pictures:,} images",
-        ours=peaks["ours"] / MEBI,
-        reference=peaks["reference"] / MEBI,
+        ours=chosen,
+        reference=plain,
         unit="MiB",
         note="resident memory of a fresh process at its peak, less what it had with network and pictures",
     )
