@@ -154,7 +154,7 @@ class Captioner:
         return [to_text(self.vocabulary.decode(ids)) for ids in found]
 
     def prepare(self) -> Captioner:
-        """Lay the decoder's weights out for pictures that come one by one: seconds once, then faster steps.
+        """Compile encoder and decoder: a minute with the next captions, and faster from then on.
 
         It helps on processors alone; see `expansionnet.model.packed`. Captions stay the same.
 

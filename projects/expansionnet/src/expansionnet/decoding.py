@@ -92,9 +92,12 @@ def search(
         enc_pads: (B,) int64, padded visual tokens at the end of each image; None: there are none.
         incremental: False reads the whole sentence again at every step, with the same result.
     """
-    with torch.inference_mode() if isinstance(model, Prepared) else nullcontext():
+    prepared = isinstance(model, Prepared)
+    with torch.inference_mode() if prepared else nullcontext():
         step, state = _start(model, x, enc_pads, options.max_length, incremental)
-        return captions_of(prunelab.decode.decode(step, state, options), options, outputs)
+        with model.threads(len(x)) if prepared else nullcontext():
+            found = prunelab.decode.decode(step, state, options)
+        return captions_of(found, options, outputs)
 
 
 @torch.no_grad()
@@ -203,8 +206,11 @@ def _begin(
     positions = model.cfg.max_seq_len
     if steps > positions:
         raise UserError(f"captions of {steps} tokens, expected at most the model's {positions} positions")
-    with OneDNN():
-        encoded = model.encode(x, enc_pads)
+    if prepared:
+        encoded = prepared.encode(x, enc_pads)
+    else:
+        with OneDNN():
+            encoded = model.encode(x, enc_pads)
     if incremental:
         step = prepared.stepper() if prepared else cached.stepper(model)
         return step, cached.begin(model, encoded, enc_pads)

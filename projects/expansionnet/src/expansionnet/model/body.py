@@ -83,6 +83,10 @@ class ExpansionNet(nn.Module):
             if pads is not None and bool(pads.any()):
                 raise ValueError(f"pads are {pads.tolist()}, expected none with a backbone in the model")
             x, pads = self.backbone(x), None
+        return self.encode_features(x, pads)
+
+    def encode_features(self, x: Tensor, pads: Tensor | None = None) -> Tensor:
+        """`encode` behind the backbone: features (B, S, F) of any floating type to (B, S, D)."""
         x = x.to(self.input_linear.weight.dtype)
         x = self.enc_input_drop(self.input_linear(x))
         seen = None if pads is None else visible(x.shape[1], pads)

@@ -1,16 +1,20 @@
-"""A captioner compiled for pictures that come one by one.
+"""A captioner compiled for programs that caption all day.
 
 The step of a single picture's beams takes the time of reading the weights and of starting some hundred
 operations. `torch.compile` with inductor's freezing joins the operations and keeps the weights in the order
-in which oneDNN reads them. It needs a C++ compiler and takes half a minute once, so it is for programs that
-caption all day.
+in which oneDNN reads them; the encoder gains as much, for batches too. It needs a C++ compiler and takes a
+minute once.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import count
 from types import FunctionType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,7 +24,7 @@ from expansionnet.model import ExpansionNet, onednn
 from expansionnet.model.cached import begin, stepper
 from prunelab.decode import State, StepFunction
 
-# R rows (beams) of the picture, T tokens of a row so far, S visual tokens, D width
+# B pictures, R rows (beams) of a picture, T tokens of a row so far, S visual tokens, D width
 
 log = logging.getLogger(__name__)
 
@@ -29,17 +33,39 @@ EAGER_STEPS = 2
 _numbers = count()
 
 
-class Prepared:
-    """A captioner whose steps are compiled for a single picture; searches take it in the captioner's place.
+@dataclass(frozen=True, kw_only=True)
+class Compiled:
+    """What is compiled of a captioner."""
 
-    Batches, single beams, other devices than a processor and other types than float32 are decoded as ever,
-    and so is all where compiling fails. When weights have changed, the next search compiles anew.
+    encode: Callable[[Tensor], Tensor]
+    """From features (B, S, F), none of them padded, to (B, S, D); B and S above 1, or B of 1."""
+    step: StepFunction
+    """For the beams of a single picture, on one thread."""
+
+
+class Prepared:
+    """A captioner whose encoder, and whose steps for a single picture, are compiled.
+
+    Searches take it in the captioner's place. Steps of batches and of single beams, padded features, other
+    devices than a processor and other types than float32 go the ordinary way, and so does all where compiling
+    fails. When weights have changed, the next search compiles anew.
     """
 
     def __init__(self, model: ExpansionNet) -> None:
         self.model = model
         self._compiled_from: tuple[tuple[int, int], ...] = ()
-        self._compiled: StepFunction | None = None
+        self._compiled: Compiled | None = None
+
+    def encode(self, x: Tensor, enc_pads: Tensor | None = None) -> Tensor:
+        """See `ExpansionNet.encode`; within inference mode alone."""
+        compiled = self._current()
+        if compiled is None or enc_pads is not None:
+            with onednn.OneDNN():
+                return self.model.encode(x, enc_pads)
+        if self.model.cfg.is_end_to_end:
+            with onednn.OneDNN():
+                x = self.model.backbone(x)
+        return compiled.encode(x.clone(memory_format=torch.contiguous_format))  # of inference mode, too
 
     def stepper(self) -> StepFunction:
         """The step function, for states of `expansionnet.model.cached.begin`; within inference mode alone."""
@@ -50,11 +76,20 @@ class Prepared:
         def step(tokens: Tensor, state: State) -> tuple[Tensor, State]:
             images, time = state.size[0], state.per_beam.shape[1]
             suits = images == 1 < len(tokens) and time >= EAGER_STEPS
-            return compiled(tokens.contiguous(), state) if suits else plain(tokens, state)
+            return compiled.step(tokens.contiguous(), state) if suits else plain(tokens, state)
 
         return step
 
-    def _current(self) -> StepFunction | None:
+    @contextmanager
+    def threads(self, images: int) -> Iterator[None]:
+        """As many threads as the steps of so many pictures are for."""
+        if images == 1 and self._current() is not None:
+            with _one_thread():
+                yield
+        else:
+            yield
+
+    def _current(self) -> Compiled | None:
         """What was compiled from the present weights."""
         weights = list(self.model.parameters())
         if not onednn.usable(weights[0]):
@@ -63,6 +98,17 @@ class Prepared:
         if versions != self._compiled_from:
             self._compiled, self._compiled_from = _compile(self.model), versions
         return self._compiled
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """A step of few rows has no work for several threads: they would wait for each other at every product."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _free_sizes(cfg: ModelConfig) -> tuple[int, int, int]:
@@ -78,26 +124,35 @@ def _free_sizes(cfg: ModelConfig) -> tuple[int, int, int]:
     return rows, visual, words
 
 
-def _compile(model: ExpansionNet) -> StepFunction | None:
+def _compile(model: ExpansionNet) -> Compiled | None:
     import torch._inductor.config as inductor
 
+    def encoder(x: Tensor) -> Tensor:
+        return model.encode_features(x)
+
     plain = stepper(model)
-    # What is compiled is kept by code: code of its own is not mistaken for that of other weights.
-    code = plain.__code__.replace(co_name=f"step_{next(_numbers)}")
-    own = FunctionType(code, plain.__globals__, code.co_name, None, plain.__closure__)
-    compiled = torch.compile(own, dynamic=True)
     rows, visual, words = _free_sizes(model.cfg)
-    state = begin(model, torch.zeros(1, visual, model.cfg.model_dim))
-    tokens = torch.zeros(1, dtype=torch.int64)
+    encode, step = _apart(encoder), _apart(plain)
     try:
+        with inductor.patch({"freezing": True}):
+            for images in (rows, 1):
+                encode(torch.zeros(images, visual, model.cfg.img_feature_dim))
+        state = begin(model, torch.zeros(1, visual, model.cfg.model_dim))
+        tokens = torch.zeros(1, dtype=torch.int64)
         for _ in range(words):
             _, state = plain(tokens, state)
             state = state.expand(rows // len(tokens))
             tokens = torch.zeros(rows, dtype=torch.int64)
-        # What lies between the products is too little for several threads.
-        with inductor.patch({"freezing": True, "cpp.threads": 1}):
-            compiled(tokens, state)
+        with inductor.patch({"freezing": True, "cpp.threads": 1}), _one_thread():
+            step(tokens, state)
     except Exception as error:  # a compiler may fail in any way, and is not needed
         log.warning("captions are decoded without torch.compile, which failed: %s", str(error).split("\n")[0])
         return None
-    return compiled
+    return Compiled(encode=encode, step=step)
+
+
+def _apart(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function compiled with code of its own: results are kept by code, those of other weights too."""
+    code = function.__code__.replace(co_name=f"{function.__name__}_{next(_numbers)}")
+    own = FunctionType(code, function.__globals__, code.co_name, None, function.__closure__)
+    return torch.compile(own, dynamic=True)
