@@ -1,0 +1,1 @@
+"""APT: a vision transformer that learns which tokens to drop."""

@@ -1,0 +1,1 @@
+"""The networks of apt-vit, one file each."""
