@@ -84,7 +84,7 @@ class Row:
         """Each goal in words, and whether it was reached."""
         found: list[tuple[str, bool]] = []
         if self.goal is not None:
-            found.append((f">= {self.goal:g}x", self.ratio >= self.goal))
+            found.append((f">= {self.goal:.3g}x", self.ratio >= self.goal))
         if self.goal_rate is not None:
             rate = self.rate(self.ours)
             found.append(
@@ -143,9 +143,9 @@ class Figure:
         """Each goal in words, and whether it was reached."""
         found: list[tuple[str, bool]] = []
         if self.at_most is not None:
-            found.append((f"<= {self.at_most:,.10g}", self.ours <= self.at_most))
+            found.append((f"<= {_rounded(self.at_most)}", self.ours <= self.at_most))
         if self.at_least is not None:
-            found.append((f">= {self.at_least:,.10g}", self.ours >= self.at_least))
+            found.append((f">= {_rounded(self.at_least)}", self.ours >= self.at_least))
         return found
 
     def as_dict(self) -> dict[str, Any]:
@@ -162,6 +162,10 @@ class Figure:
 
 
 Result: TypeAlias = Row | Figure
+
+
+def _rounded(number: float) -> str:
+    return f"{number:,.0f}" if abs(number) >= 1000 else f"{number:.4g}"
 
 
 @contextlib.contextmanager
