@@ -9,7 +9,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from acosp_seg.config import AMP, PRESETS
+from acosp_seg.config import AMP
 from acosp_seg.lowering import CIFAR10, CIFAR10_FLAGS, FIELDS, Raw
 from acosp_seg.options import (
     EXPORT_FORMATS,
@@ -22,6 +22,7 @@ from acosp_seg.options import (
     StudyOptions,
 )
 from prunelab.doors import (
+    PRESETS,
     Flags,
     Parser,
     add_own_flags,

@@ -8,9 +8,11 @@ ADE20K, except that quirks are off (``fixed``): files of the original turn them 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 
 from prunelab.doors import (
+    PRESETS,
+    Quirks,
     check_above,
     check_at_least,
     check_device,
@@ -27,7 +29,6 @@ SPLITS = ("train", "val", "test")
 OPTIMISERS = ("sgd", "adam")
 SCHEDULES = ("poly", "cosine", "cosine_epoch")
 ZOOMS = (1, 2, 4, 8)
-PRESETS = ("faithful", "fixed")
 AMP = ("off", "bf16")
 STRIDE = 8
 """Output stride of PSPNet, whose inputs have sides 8n + 1."""
@@ -327,7 +328,7 @@ class RunOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class QuirkConfig:
+class QuirkConfig(Quirks):
     """Behaviours of the original that change numbers: True is the original's way, False ours."""
 
     temperature_lag: bool = False
@@ -355,12 +356,6 @@ class QuirkConfig:
     """The classifier's best model may come from before its masks are hard; else only from after that."""
     end_stays_soft: bool = False
     """The classifier's masks stay soft where ending_epoch is not reached; else the end makes them hard."""
-
-    @classmethod
-    def of(cls, preset: str) -> QuirkConfig:
-        """All quirks of ``faithful`` (every one on) or ``fixed`` (every one off)."""
-        check_one_of("preset", preset, PRESETS)
-        return cls(**{f.name: preset == "faithful" for f in fields(cls)})
 
 
 @dataclass(frozen=True, kw_only=True)

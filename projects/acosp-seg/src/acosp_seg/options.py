@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from acosp_seg.config import DATASETS, PRESETS
-from prunelab.doors import check_at_least, check_one_of, check_share, check_within, did_you_mean
+from acosp_seg.config import DATASETS
+from prunelab.doors import PRESETS, check_at_least, check_one_of, check_share, check_within, did_you_mean
 from prunelab.errors import UserError
 
 EXPORT_FORMATS = ("original", "compact", "onnx")

@@ -6,9 +6,11 @@ are those of ResNet-20 on CIFAR-10; how channels are chosen is that of preset ``
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 
 from prunelab.doors import (
+    PRESETS,
+    Quirks,
     check_above,
     check_at_least,
     check_device,
@@ -40,7 +42,6 @@ POSITIONS = ("scattered", "crops", "all")
 SKIP_MATCHES = ("substring", "parts")
 AP_FORMS = ("voc07", "integral")
 CONVENTIONS = ("published", "realisable")
-PRESETS = ("faithful", "fixed")
 AMP = ("off", "bf16")
 
 
@@ -421,7 +422,7 @@ class RunOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class QuirkConfig:
+class QuirkConfig(Quirks):
     """Behaviours of the original that change numbers and are in no other group: True is its way."""
 
     score_rounding: bool = False
@@ -436,12 +437,6 @@ class QuirkConfig:
     voc_every_picture: bool = False
     """Training takes every picture of VOC 2007 trainval and VOC 2012 that has boxes, whatever the image
     sets say; else the image sets."""
-
-    @classmethod
-    def of(cls, preset: str) -> QuirkConfig:
-        """All quirks of ``faithful`` (every one on) or ``fixed`` (every one off)."""
-        check_one_of("preset", preset, PRESETS)
-        return cls(**{f.name: preset == "faithful" for f in fields(cls)})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,6 +23,7 @@ from expansionnet.options import (
     TestOptions,
 )
 from prunelab.doors import (
+    PRESETS,
     Flags,
     Parser,
     add_flags,
@@ -97,7 +98,7 @@ _CHOICES: Flags = {
     "baseline": config.BASELINES,
     "scoring": config.SCORING,
     "sample_mode": ("train", "eval"),
-    "preset": config.PRESETS,
+    "preset": PRESETS,
     "amp": config.AMP,
     "format": EXPORT_FORMATS,
     **dict.fromkeys(("resume", "compile", "channels_last", "dry_run", "print_config"), bool),

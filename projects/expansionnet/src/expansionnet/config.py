@@ -6,9 +6,18 @@ quirks of preset ``fixed``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 
-from prunelab.doors import check_above, check_at_least, check_device, check_one_of, check_share, check_within
+from prunelab.doors import (
+    PRESETS,
+    Quirks,
+    check_above,
+    check_at_least,
+    check_device,
+    check_one_of,
+    check_share,
+    check_within,
+)
 from prunelab.errors import UserError
 
 DATASETS = ("karpathy", "own", "tiny")
@@ -16,7 +25,6 @@ OPTIMIZERS = ("adam", "radam")
 SCHEDULES = ("annealing", "custom_warmup_anneal")
 BASELINES = ("average", "greedy")
 SCORING = ("rescored", "original")
-PRESETS = ("faithful", "fixed")
 AMP = ("off", "bf16")
 
 
@@ -321,7 +329,7 @@ class RunOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class QuirkConfig:
+class QuirkConfig(Quirks):
     """Behaviours of the original that change numbers and are in no other group: True is its way."""
 
     black_pictures: bool = False
@@ -343,12 +351,6 @@ class QuirkConfig:
     original_order: bool = False
     """Samples come in the order of the original's loader; else in that of a sampler that any number of
     processes shares."""
-
-    @classmethod
-    def of(cls, preset: str) -> QuirkConfig:
-        """All quirks of ``faithful`` (every one on) or ``fixed`` (every one off)."""
-        check_one_of("preset", preset, PRESETS)
-        return cls(**{f.name: preset == "faithful" for f in fields(cls)})
 
 
 @dataclass(frozen=True, kw_only=True)

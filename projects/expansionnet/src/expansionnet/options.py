@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from expansionnet.config import AMP, PRESETS, SwinConfig
-from prunelab.doors import check_at_least, check_device, check_one_of, check_within
+from expansionnet.config import AMP, SwinConfig
+from prunelab.doors import PRESETS, check_at_least, check_device, check_one_of, check_within
 from prunelab.errors import UserError
 
 SPLITS = ("val", "test")

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from prunelab.doors import (
+    PRESETS,
     Flags,
     Parser,
     add_flags,
@@ -139,7 +140,7 @@ _RELATION: Flags = {
 
 _RUN_FLAGS: Flags = {
     "device": str,
-    "preset": config.PRESETS,
+    "preset": PRESETS,
     "amp": config.AMP,
     "compile": bool,
     "max_steps": int,

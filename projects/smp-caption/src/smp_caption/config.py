@@ -7,9 +7,11 @@ the command line takes back: the architecture, and the quirks (``fixed`` here, `
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 
 from prunelab.doors import (
+    PRESETS,
+    Quirks,
     check_above,
     check_at_least,
     check_device,
@@ -40,7 +42,6 @@ PRUNE_TYPES = (
     "snip",
     "mask_freeze",
 )
-PRESETS = ("faithful", "fixed")
 AMP = ("off", "bf16")
 SHARED_ATTENTION = ("kv", "qk")
 LOGGING_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
@@ -381,7 +382,7 @@ class RunConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class QuirksConfig:
+class QuirksConfig(Quirks):
     """Behaviours of the original that change numbers: True is the original's way, False ours."""
 
     masks_per_call: bool = False
@@ -399,12 +400,6 @@ class QuirksConfig:
     record, and without diverse beams, which it never ran."""
     weight_in_run_name: bool = False
     """The run's folder of a supermask run gets the suffix ``__wg_`` with the sparsity loss's weight."""
-
-    @classmethod
-    def of(cls, preset: str) -> QuirksConfig:
-        """All quirks of ``faithful`` (every one on) or ``fixed`` (every one off)."""
-        check_one_of("preset", preset, PRESETS)
-        return cls(**{f.name: preset == "faithful" for f in fields(cls)})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from prunelab.doors import check_at_least, check_one_of
+from prunelab.doors import PRESETS, check_at_least, check_one_of
 from prunelab.errors import UserError
-from smp_caption.config import PRESETS
 
 EXPORT_FORMATS = ("original", "sparse", "binary", "packed", "onnx")
 FEATURE_FORMATS = ("npy", "store")

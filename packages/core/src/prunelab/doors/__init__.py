@@ -25,6 +25,7 @@ from prunelab.doors.commands import (
 from prunelab.doors.files import YAML_FLOAT, YamlLoader, apply_pairs, read_sections, read_yaml
 from prunelab.doors.names import did_you_mean, nearest
 from prunelab.doors.parser import Parser
+from prunelab.doors.presets import PRESETS, Quirks
 from prunelab.doors.words import (
     FALSE_WORDS,
     NONE_WORDS,
@@ -44,10 +45,12 @@ from prunelab.doors.words import (
 __all__ = [
     "FALSE_WORDS",
     "NONE_WORDS",
+    "PRESETS",
     "TRUE_WORDS",
     "YAML_FLOAT",
     "Flags",
     "Parser",
+    "Quirks",
     "YamlLoader",
     "add_flags",
     "add_own_flags",
