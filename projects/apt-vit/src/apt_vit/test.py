@@ -1,36 +1,21 @@
-"""Evaluate the best model of a run folder."""
+"""``test``: evaluate a network: that of a run, of a model folder, or of a file of the original."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from apt_vit.cli import parse
-from apt_vit.config import Config, lower
-from apt_vit.data import loader
-from apt_vit.evaluate import Accuracy
-from apt_vit.model.network import Network
-from apt_vit.train import run_folder
-from prunelab.config import to_plain, yaml_text
-from prunelab.errors import entry
+if TYPE_CHECKING:
+    from apt_vit.evaluate import Scores
+    from apt_vit.options import TestOptions
 
 
-def evaluate(cfg: Config) -> dict[str, float]:
-    """The figures of ``best/`` in the run's folder on the test split."""
-    model = Network.load(run_folder(cfg.run) / "best")
-    return dict(Accuracy(loader(cfg.data, seed=cfg.run.seed, split="test")).run(model.eval()))
+def test(options: TestOptions) -> dict[str, Scores]:
+    """Evaluate a network on the test pictures, in every mode that is asked for.
 
+    Returns:
+        Scores by mode.
 
-@entry
-def main(argv: Sequence[str] | None = None) -> None:
-    """Parse, lower, go."""
-    raw = parse("test", argv)
-    dry = raw.pop("dry_run", False)
-    cfg = lower(raw)
-    if dry:
-        print(yaml_text(to_plain(cfg)))
-    else:
-        print("  ".join(f"{name} {value:.3f}" for name, value in evaluate(cfg).items()))
-
-
-if __name__ == "__main__":
-    main()
+    Raises:
+        UserError: the network or the data are missing, or do not fit each other.
+    """
+    raise NotImplementedError(options)
