@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 import expansionnet
 from expansionnet import convert
+from expansionnet.features import FeatureExtractor
 from expansionnet.loading import open_weights
 from expansionnet.model.swin import full_state, to_official
 from expansionnet.original import write_model
@@ -21,7 +22,7 @@ from testing.mistakes import Fails
 from testing.parity import Folder, of_kind
 
 from .recorded import load_model, model_facts
-from .small import WORDS, captioner, same
+from .small import SWIN, WORDS, captioner, same
 
 SAID = ("--num-heads", "4", "--num-exp-enc-list", "[3,5]")
 
@@ -77,7 +78,12 @@ def test_a_backbone_becomes_a_file_of_timms(tmp_path: Path, capsys: pytest.Captu
     published = {**to_official(full_state(swin)), "head.weight": torch.zeros(3, 16)}
     torch.save({"model": published}, tmp_path / "swin.pth")
     write_model(tmp_path / "whole.pth", whole)
-    for name, unused in (("swin.pth", "head.weight"), ("whole.pth", "encoders.0.norm_1.weight")):
+    FeatureExtractor(swin, SWIN).save(tmp_path / "f.hdf5.backbone")
+    for name, unused in (
+        ("swin.pth", "head.weight"),
+        ("whole.pth", "encoders.0.norm_1.weight"),
+        ("f.hdf5.backbone", "none"),
+    ):
         target = tmp_path / f"{name}.safetensors"
         run(tmp_path / name, target)
         said = capsys.readouterr().out

@@ -220,6 +220,11 @@ def test_features_of_another_backbone_are_replaced_when_the_new_ones_are_whole_a
     assert "f.hdf5: holds other features, which stay until the new ones are whole" in capsys.readouterr().out
     assert all(np.array_equal(rows, first[name]) for name, rows in arrays(folder / "f.hdf5").items())
     generate(options(folder, "f.hdf5", resume=True, **other))
+    kept = FeatureExtractor.beside(folder / "f.hdf5")  # random weights, which would be lost otherwise
+    origin = Origin.beside(folder / "f.hdf5")
+    assert kept is not None
+    assert origin is not None
+    assert (origin.sha256, origin.weights) == (kept.digest(), str(folder.resolve() / "f.hdf5.backbone"))
     assert not any(np.allclose(rows, first[name]) for name, rows in arrays(folder / "f.hdf5").items())
     with pytest.raises(UserError, match=r"f\.hdf5: is there already, with other features"):
         generate(options(folder, "f.hdf5", preset="fixed"))

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from expansionnet.backbone_files import CONFIG_FILE, WEIGHTS_FILE, has_backbone
 from expansionnet.config import SwinConfig
-from expansionnet.features import CONFIG_FILE, WEIGHTS_FILE, FeatureExtractor, Origin, has_backbone
+from expansionnet.features import FeatureExtractor, Origin
 from expansionnet.model.swin import build_swin
 from prunelab.errors import UserError
 
@@ -74,7 +75,10 @@ def test_it_is_found_beside_features_as_long_as_its_weights_are_the_same(
     assert other.digest() != extractor.digest()
     other.save(tmp_path / "backbone")
     assert FeatureExtractor.beside(features) is None
-    (tmp_path / "backbone" / CONFIG_FILE).unlink()
+    extractor.save(tmp_path / "f.hdf5.backbone")  # features that were moved together with their weights
+    assert FeatureExtractor.beside(features) is not None
+    for folder in ("backbone", "f.hdf5.backbone"):
+        (tmp_path / folder / WEIGHTS_FILE).unlink()
     assert FeatureExtractor.beside(features) is None
     Origin.place(features).write_text("[]")
     with pytest.raises(UserError, match=r"f\.hdf5\.json: expected the format"):

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 import expansionnet
+from expansionnet.backbone_files import BackboneFiles
 from expansionnet.config import Config, RunOptions
 from expansionnet.loading import find_weights, load, load_body_and_backbone, open_start, open_weights
 from expansionnet.model import ExpansionNet, build
@@ -21,7 +22,7 @@ from prunelab.errors import UserError
 from testing.parity import Folder, of_kind
 
 from .recorded import checkpoint_of, load_model, model_config, model_facts
-from .small import SAID, WORDS, captioner, config, same
+from .small import SAID, SWIN, WORDS, captioner, config, same
 
 
 def cfg(*, end_to_end: bool = False, **run: Any) -> Config:
@@ -30,7 +31,7 @@ def cfg(*, end_to_end: bool = False, **run: Any) -> Config:
 
 @pytest.fixture
 def files(tmp_path: Path) -> dict[str, str]:
-    """Weights of every kind, from two seeds: those of ``other`` and of ``backbone`` are of the second one."""
+    """Weights of every kind, from two seeds: those of ``other`` and of backbones are of the second one."""
     whole, other = captioner(end_to_end=True), captioner(end_to_end=True, seed=1)
     captioner().save_pretrained(tmp_path / "folder")
     write_model(tmp_path / "body.pth", captioner().model)
@@ -40,6 +41,12 @@ def files(tmp_path: Path) -> dict[str, str]:
     swin = other.model.swin_transf
     torch.save({"model": to_official(full_state(swin))}, tmp_path / "swin.pth")
     save_file(swin.state_dict(), tmp_path / "timm.safetensors")
+    files = BackboneFiles(config=SWIN, state=swin.state_dict()).content()
+    captioner(seed=3).save_pretrained(tmp_path / "reader" / "best")
+    for folder in ("random.backbone", "reader/best"):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        for name, content in files.items():
+            (tmp_path / folder / name).write_bytes(content)
     return {file.name: str(file) for file in tmp_path.iterdir()}
 
 
@@ -119,7 +126,9 @@ def test_reading_features_takes_a_body_and_no_backbone(name: str, files: dict[st
     assert ("0 not used" in lines[0]) == (name in ("body.pth", "folder"))
 
 
-@pytest.mark.parametrize("backbone", ["swin.pth", "timm.safetensors", "other.pth", "run"])
+@pytest.mark.parametrize(
+    "backbone", ["swin.pth", "timm.safetensors", "other.pth", "run", "random.backbone", "reader"]
+)
 @pytest.mark.parametrize("body", ["body.pth", "folder"])
 def test_end_to_end_takes_the_backbone_and_then_the_body(
     backbone: str, body: str, files: dict[str, str]
@@ -145,7 +154,7 @@ def test_end_to_end_a_backbone_alone_will_do_and_so_will_a_whole_model(files: di
 def test_what_does_not_fit_is_one_line(files: dict[str, str]) -> None:
     two = {"end_to_end": True}
     for run, message in (
-        ({**two, "backbone_save_path": files["body.pth"]}, "expected a backbone for backbone_save_path"),
+        ({**two, "backbone_save_path": files["body.pth"]}, "body.pth: .* expected a backbone"),
         ({**two, "body_save_path": files["swin.pth"]}, "expected a body for body_save_path"),
         ({**two, "body_save_path": files["body.pth"]}, "backbone_save_path is empty: expected a backbone"),
         ({"body_save_path": files["timm.safetensors"], "partial_load": True}, "expected a body"),
@@ -173,10 +182,12 @@ def test_a_captioner_is_loaded_from_anything_that_holds_one(files: dict[str, str
         load(files["run"], num_heads=8)
     with pytest.raises(UserError, match="its 16 words are not in it: name its vocabulary by --vocab_path"):
         load(files["whole.pth"], **SAID)
-    with pytest.raises(
-        UserError, match="an official Swin file: a backbone, expected a captioner, with a body"
+    for name, kind in (
+        ("swin.pth", "an official Swin file"),
+        ("random.backbone", "the folder of a backbone"),
     ):
-        load(files["swin.pth"])
+        with pytest.raises(UserError, match=f"{kind}: a backbone, expected a captioner, with a body"):
+            load(files[name])
     with pytest.raises(UserError, match="no such folder"):
         load(tmp_path / "nothing")
 

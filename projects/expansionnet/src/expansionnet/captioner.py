@@ -22,8 +22,9 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from expansionnet import decoding
+from expansionnet.backbone_files import has_backbone
 from expansionnet.config import DecodeConfig, ModelConfig
-from expansionnet.features import FeatureExtractor, has_backbone
+from expansionnet.features import FeatureExtractor
 from expansionnet.layout import VOCABULARY_FILE
 from expansionnet.loading import KIND, PUBLISHED_WORDS, open_weights, with_vocabulary
 from expansionnet.model import ExpansionNet, build

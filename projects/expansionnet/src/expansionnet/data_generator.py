@@ -19,6 +19,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from expansionnet import backbone_files
 from expansionnet.cli import parse_data_generator
 from expansionnet.config import Config, DataConfig, ModelConfig, RunOptions
 from expansionnet.data import SPLITS, open_records, with_generated
@@ -124,7 +125,7 @@ def generate(options: GenerateOptions) -> Path:
     if dist.is_main():
         for line in picture_notes([r.path for r in records.values()], extractor.config.img_size):
             print(line)
-    todo = dist.on_main(lambda: _begin(options, target, origin))
+    todo = dist.on_main(lambda: _begin(options, target, origin, extractor))
     if todo is None:
         return target.output
     if todo:  # else a kill came when all was done
@@ -189,10 +190,12 @@ def _target(
     options: GenerateOptions, extractor: FeatureExtractor, records: dict[int, CaptionRecord]
 ) -> tuple[Hdf5Parts | StoreTarget, Origin]:
     swin, output = extractor.config, written(options.output_path)
+    random = options.random_weights
+    weights = backbone_files.beside(output) if random else found(options.save_model_path)
     origin = Origin(
         swin=swin,
         sha256=extractor.digest(),
-        weights="" if options.random_weights else str(found(options.save_model_path).resolve()),
+        weights=str(weights.resolve()),
         dtype=options.dtype,
         amp=options.amp,
         black_pictures=extractor.preprocess.black,
@@ -202,8 +205,15 @@ def _target(
     return kind(output=output, ids=list(records), shape=shape, dtype=dtype), origin
 
 
-def _begin(options: GenerateOptions, target: Hdf5Parts | StoreTarget, origin: Origin) -> list[int] | None:
+def _begin(
+    options: GenerateOptions,
+    target: Hdf5Parts | StoreTarget,
+    origin: Origin,
+    extractor: FeatureExtractor,
+) -> list[int] | None:
     """Look at what is there, and find the pictures whose features are to be computed; None: all are there.
+
+    Random weights are kept from here on: what is trained on the features may need them.
 
     Raises:
         UserError: something else is there, or an unfinished output and no ``resume``.
@@ -220,7 +230,10 @@ def _begin(options: GenerateOptions, target: Hdf5Parts | StoreTarget, origin: Or
         raise UserError(f"{output}: holds other things, expected the features of this backbone, or nothing")
     if target.begun and not options.resume:
         raise UserError(f"{output}: an unfinished one is there already: --resume goes on with it")
-    return target.prepare(origin)
+    todo = target.prepare(origin)
+    if options.random_weights:
+        extractor.save(backbone_files.beside(output))
+    return todo
 
 
 def _may_replace(options: GenerateOptions, output: Path) -> None:

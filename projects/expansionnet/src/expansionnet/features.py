@@ -7,28 +7,26 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from expansionnet import backbone_files
+from expansionnet.backbone_files import BackboneFiles
 from expansionnet.config import SwinConfig
-from expansionnet.loading import open_weights
+from expansionnet.loading import open_backbone
 from expansionnet.model.onednn import OneDNN
 from expansionnet.model.swin import build_swin
 from expansionnet.preprocess import Preprocess
-from expansionnet.recognise import Weights
 from prunelab.config import from_plain, to_plain
 from prunelab.data.pictures import Picture
 from prunelab.errors import UserError
 from prunelab.hub import load_state
 from prunelab.util import StrPath, read_json, write_json
 
-CONFIG_FILE, WEIGHTS_FILE = "backbone.json", "backbone.safetensors"
-"""The backbone of a model that reads features, in its folder."""
-FORMAT = "expansionnet-backbone/1"
 ORIGIN_FORMAT = "expansionnet-features/1"
 
 
@@ -83,53 +81,39 @@ class FeatureExtractor:
     # ------------------------------------------------------------------------------------------------- files
 
     @classmethod
-    def of(
-        cls, weights: Weights, *, black: bool = False, device: str | torch.device | None = None
-    ) -> FeatureExtractor:
-        """The backbone in some weights.
-
-        Raises:
-            UserError: they have none.
-        """
-        if weights.swin is None or not weights.backbone:
-            raise UserError(
-                f"{weights.path}: {weights}, expected a backbone: a Swin file or an end-to-end model"
-            )
-        backbone = build_swin(weights.swin)
-        load_state(backbone, weights.backbone, where=str(weights.path))
-        return cls(backbone, weights.swin, black=black, device=device)
-
-    @classmethod
     def open(
-        cls, path: StrPath, *, black: bool = False, device: str | torch.device | None = None
+        cls, path: str | Path, *, black: bool = False, device: str | torch.device | None = None
     ) -> FeatureExtractor:
         """The backbone that a path means: any weights with one, or the folder of a model that reads features.
 
         Args:
-            path: see `expansionnet.loading.find_weights`.
+            path: see `expansionnet.loading.open_backbone`.
             black: see `Preprocess`.
             device: where it goes.
 
         Raises:
             UserError: nothing is there, or weights without a backbone.
         """
-        place = Path(path)
-        folder = next((spot for spot in (place, place / "best", place / "last") if has_backbone(spot)), None)
-        if folder is not None:
-            return cls.load(folder, black=black, device=device)
-        return cls.of(open_weights(place), black=black, device=device)
+        weights = open_backbone(path)
+        assert weights.swin is not None  # as there is a backbone
+        backbone = build_swin(weights.swin)
+        load_state(backbone, weights.backbone, where=str(weights.path))
+        return cls(backbone, weights.swin, black=black, device=device)
 
     @classmethod
     def beside(cls, features: StrPath) -> FeatureExtractor | None:
         """The backbone that features were computed with, if its weights still lie where they lay."""
         origin = Origin.beside(features)
-        if origin is None or not origin.weights or not Path(origin.weights).exists():
+        if origin is None:
             return None
-        try:
-            found = cls.open(origin.weights, black=origin.black_pictures)
-        except UserError:  # something else lies there now
-            return None
-        return found if found.digest() == origin.sha256 else None
+        for place in filter(None, (origin.weights, str(backbone_files.beside(features)))):
+            try:
+                found = cls.open(place, black=origin.black_pictures)
+            except UserError:  # nothing lies there, or something else does now
+                continue
+            if found.digest() == origin.sha256:
+                return found
+        return None
 
     def digest(self) -> str:
         """SHA-256 of the sizes and the weights, as 64 hexadecimal digits."""
@@ -141,11 +125,8 @@ class FeatureExtractor:
 
     def files(self) -> dict[str, bytes]:
         """What `save` writes, by file name."""
-        from safetensors.torch import save
-
-        state = {name: value.cpu().contiguous() for name, value in self.backbone.state_dict().items()}
-        plain = {"format": FORMAT, "black_pictures": self.preprocess.black, "swin": to_plain(self.config)}
-        return {CONFIG_FILE: (json.dumps(plain, indent=2) + "\n").encode(), WEIGHTS_FILE: save(state)}
+        state = self.backbone.state_dict()
+        return BackboneFiles(config=self.config, state=state, black=self.preprocess.black).content()
 
     def save(self, folder: StrPath) -> Path:
         """Write ``backbone.json`` and ``backbone.safetensors`` into a folder."""
@@ -169,31 +150,10 @@ class FeatureExtractor:
         Raises:
             UserError: the folder holds no backbone, or its files do not belong together.
         """
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        file, weights = Path(folder) / CONFIG_FILE, Path(folder) / WEIGHTS_FILE
-        plain = read_json(file)
-        if not isinstance(plain, Mapping) or plain.get("format") != FORMAT:
-            raise UserError(f"{file}: not a backbone, expected the format {FORMAT!r}")
-        config = from_plain(SwinConfig, plain.get("swin"), where=f"{file} swin")
-        try:
-            state = load_file(weights)
-        except (SafetensorError, OSError) as error:
-            raise UserError(f"{weights}: missing, damaged or cut off, expected weights") from error
-        backbone = build_swin(config)
-        load_state(backbone, state, where=str(weights))
-        return cls(
-            backbone,
-            config,
-            black=bool(plain.get("black_pictures")) if black is None else black,
-            device=device,
-        )
-
-
-def has_backbone(folder: StrPath) -> bool:
-    """Whether a folder holds what `FeatureExtractor.save` writes."""
-    return all((Path(folder) / name).is_file() for name in (CONFIG_FILE, WEIGHTS_FILE))
+        found = BackboneFiles.read(folder)
+        backbone = build_swin(found.config)
+        load_state(backbone, found.state, where=str(Path(folder) / backbone_files.WEIGHTS_FILE))
+        return cls(backbone, found.config, black=found.black if black is None else black, device=device)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,7 +165,7 @@ class Origin:
     sha256: str
     """`FeatureExtractor.digest`."""
     weights: str
-    """Where its weights lay, as an absolute path; empty: they were random."""
+    """Where its weights lay, as an absolute path; random ones are kept beside the features."""
     dtype: str
     """fp32 or fp16."""
     amp: str = "off"

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
+from expansionnet.backbone_files import BackboneFiles, has_backbone, read_tensors
 from expansionnet.config import Config, ModelConfig
 from expansionnet.layout import REINFORCE, VOCABULARY_FILE, XE, found
+from expansionnet.model.initialise import BACKBONE
 from expansionnet.original import find_newest
-from expansionnet.recognise import FOLDER, Weights, check_said, recognise
+from expansionnet.recognise import BACKBONE_FOLDER, FOLDER, Weights, check_said, recognise
 from expansionnet.vocabulary import Vocabulary
 from prunelab.config import from_plain, to_plain
 from prunelab.errors import UserError
@@ -38,8 +39,8 @@ def find_weights(path: str | Path) -> Path:
     """The model folder or file that a path means.
 
     Args:
-        path: one of these, a run or several, or a folder with checkpoints of the original (the newest) or
-            with a single file of weights.
+        path: one of these, a run or several, the folder of a backbone, or a folder with checkpoints of the
+            original (the newest) or with a single file of weights.
 
     Raises:
         UserError: nothing is there.
@@ -50,6 +51,8 @@ def find_weights(path: str | Path) -> Path:
     for folder in (place, *(place / name for name in INSIDE)) if str(path) else ():
         if is_model_folder(folder):
             return folder
+    if has_backbone(place) and str(path):
+        return place
     if place.is_dir() and str(path):
         newest = find_newest(place)
         files = [file for file in sorted(place.iterdir()) if file.suffix in SUFFIXES]
@@ -69,10 +72,29 @@ def open_weights(path: str | Path) -> Weights:
     """
     place = find_weights(path)
     if place.is_dir():
-        return _folder(place)
-    content = _safetensors(place) if place.suffix == ".safetensors" else load_pth(place)
+        return _folder(place) if is_model_folder(place) else _backbone_folder(place)
+    content = read_tensors(place) if place.suffix == ".safetensors" else load_pth(place)
     weights = recognise(content, place)
     return replace(weights, vocabulary=_words_beside(weights) if weights.body else None)
+
+
+def open_backbone(path: str | Path) -> Weights:
+    """Read weights with a backbone: those that a path means, or what lies in the folder of a body.
+
+    Args:
+        path: see `find_weights`; also a model that reads features, or its run, where it knows its backbone.
+
+    Raises:
+        UserError: nothing is there, or weights without a backbone.
+    """
+    place = found(path)
+    for folder in (place, place / "best", place / "last") if str(path) else ():
+        if has_backbone(folder):
+            return _backbone_folder(folder)
+    weights = open_weights(path)
+    if not weights.backbone:
+        raise UserError(f"{path}: {weights}, expected a backbone: a Swin file or an end-to-end model")
+    return weights
 
 
 def _words_beside(weights: Weights) -> Vocabulary | None:
@@ -98,14 +120,10 @@ def _folder(place: Path) -> Weights:
     return with_vocabulary(weights, Vocabulary.load(place), place / VOCABULARY_FILE)
 
 
-def _safetensors(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path}: damaged or cut off, expected weights") from error
+def _backbone_folder(place: Path) -> Weights:
+    content = BackboneFiles.read(place)
+    state = {f"{BACKBONE}.{name}": value for name, value in content.state.items()}
+    return Weights(path=place, kind=BACKBONE_FOLDER, state=state, swin=content.config)
 
 
 def with_vocabulary(weights: Weights, vocabulary: Vocabulary, where: str | Path) -> Weights:
@@ -217,11 +235,7 @@ def open_start(cfg: Config) -> Start:
     body, backbone = cfg.run.body_save_path, cfg.run.backbone_save_path
     if not cfg.model.is_end_to_end:
         return Start(weights=(_with_body(body),) if body and cfg.run.partial_load else ())
-    weights = []
-    if backbone:
-        weights.append(open_weights(backbone))
-        if not weights[0].backbone:
-            raise UserError(f"{backbone}: {weights[0]}, expected a backbone for backbone_save_path")
+    weights = [open_backbone(backbone)] if backbone else []
     if body:
         weights.append(_with_body(body))
     if weights and not any(one.backbone for one in weights):
@@ -274,7 +288,7 @@ def load(
     if not here.exists():
         return Captioner.from_pretrained(path, backbone=backbone, device=device)  # of the Hub
     place = find_weights(here)
-    if place.is_dir():
+    if is_model_folder(place):
         captioner = Captioner.from_pretrained(place, backbone=backbone, device=device)
         check_said(to_plain(captioner.config), sizes, place)
         return captioner

@@ -26,8 +26,9 @@ from prunelab.torchfile import state_dict_of
 if TYPE_CHECKING:
     from expansionnet.vocabulary import Vocabulary
 
-FOLDER, ORIGINAL, OFFICIAL_SWIN, TIMM_SWIN = (
+FOLDER, BACKBONE_FOLDER, ORIGINAL, OFFICIAL_SWIN, TIMM_SWIN = (
     "a model folder",
+    "the folder of a backbone",
     "weights of the original",
     "an official Swin file",
     "Swin weights of timm",
@@ -45,7 +46,7 @@ class Weights:
     path: Path
     """Where it lies."""
     kind: str
-    """`FOLDER`, `ORIGINAL`, `OFFICIAL_SWIN` or `TIMM_SWIN`."""
+    """`FOLDER`, `BACKBONE_FOLDER`, `ORIGINAL`, `OFFICIAL_SWIN` or `TIMM_SWIN`."""
     state: dict[str, Tensor]
     """Weights under the names of `ExpansionNet`'s own state: the body's, and below `BACKBONE` those of the
     backbone, in timm's naming and without constants."""
