@@ -30,7 +30,8 @@ def model_config(facts: Mapping[str, Any]) -> ModelConfig:
         model_type="recorded",
         patch_size=_pair(patches["size"]) if "size" in patches else None,
         patch_grid=_pair(patches["grid"]) if "grid" in patches else None,
-        resnet=resnet and ResNetConfig(num_layers=tuple(resnet["num_layers"]), width_factor=resnet["width_factor"]),
+        resnet=resnet
+        and ResNetConfig(num_layers=tuple(resnet["num_layers"]), width_factor=resnet["width_factor"]),
         hidden_size=facts["hidden_size"],
         mlp_dim=transformer["mlp_dim"],
         num_heads=transformer["num_heads"],

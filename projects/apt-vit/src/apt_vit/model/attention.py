@@ -49,6 +49,8 @@ class Attention(nn.Module):
             # In steps, since the fused form draws its own mask; the original's draws are of (B, H, N, N).
             seen = _probabilities(query, key, mask)
             return F.dropout(seen, self.dropout) @ value
+        if mask is not None and mask.dtype is not torch.bool:
+            mask = mask.to(query.dtype)  # the fused form takes no other
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
 
     def finish(self, context: Tensor) -> Tensor:
