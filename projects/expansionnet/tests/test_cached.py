@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from expansionnet.config import ModelConfig
-from expansionnet.model import ExpansionNet, build, cached, onednn, prefix
+from expansionnet.model import ExpansionNet, build, cached, prefix
+from prunelab import onednn
 from prunelab.decode import State
 
 CLOSE = {torch.float32: 1e-5, torch.float64: 1e-10}
@@ -152,29 +152,3 @@ def test_linear_maps_of_onednn_change_nothing_but_rounding() -> None:
         assert torch.equal(named, x)
         assert (encoded - plain).abs().max() < 1e-5
         assert max(differences(model, encoded, None, rows=3, steps=4)) < 1e-5
-
-
-def test_onednn_is_left_alone_where_it_does_not_belong() -> None:
-    wide = math.isqrt(onednn.LEAST)
-    weight, x = torch.randn(wide, wide), torch.randn(3, wide)
-    with torch.no_grad():
-        assert onednn.usable(x) == onednn.available()
-        assert not onednn.usable(x.double())
-        assert not onednn.usable(x[:0])
-        assert onednn.linear(x[:0], weight).shape == (0, wide)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            assert not onednn.usable(x)
-            assert onednn.linear(x, weight).dtype == torch.bfloat16
-    assert not onednn.usable(x)
-    assert onednn.linear(x, weight.requires_grad_()).requires_grad
-
-
-@pytest.mark.parametrize(
-    "shapes", [((5, 300), (300, 256)), ((256, 300), (4, 300, 7)), ((4, 7, 300), (300, 256))]
-)
-def test_products_by_a_large_matrix_keep_their_shape(shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> None:
-    a, b = (torch.randn(shape) for shape in shapes)
-    with torch.no_grad(), onednn.OneDNN():
-        found = [a @ b, torch.matmul(a, b), a.matmul(b)]
-    for each in found:
-        torch.testing.assert_close(each, torch.einsum("...ij,...jk->...ik", a, b), atol=1e-4, rtol=1e-4)

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from expansionnet.config import DecodeConfig, ModelConfig
 from expansionnet.decoding import Captions, options, search
-from expansionnet.model import ExpansionNet, onednn
+from expansionnet.model import ExpansionNet
 from expansionnet.model.packed import Prepared, _free_sizes
+from prunelab import onednn
 
 from .small import WORDS, config
 from .test_decoding import features, talkative

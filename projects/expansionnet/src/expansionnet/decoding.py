@@ -13,7 +13,6 @@ import prunelab.decode
 from expansionnet.config import DecodeConfig
 from expansionnet.ensemble import Ensemble
 from expansionnet.model import ExpansionNet, cached, prefix
-from expansionnet.model.onednn import OneDNN
 from expansionnet.model.packed import Prepared
 from expansionnet.vocabulary import Vocabulary
 from prunelab.decode import (
@@ -26,6 +25,7 @@ from prunelab.decode import (
     stochastic_beam_search,
 )
 from prunelab.errors import UserError
+from prunelab.onednn import OneDNN
 
 # B images, K captions of an image, L longest caption, start and end included
 

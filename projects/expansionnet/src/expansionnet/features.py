@@ -18,13 +18,13 @@ from expansionnet import backbone_files
 from expansionnet.backbone_files import BackboneFiles
 from expansionnet.config import SwinConfig
 from expansionnet.loading import open_backbone
-from expansionnet.model.onednn import OneDNN
 from expansionnet.model.swin import build_swin
 from expansionnet.preprocess import Preprocess
 from prunelab.config import from_plain, to_plain
 from prunelab.data.pictures import Picture
 from prunelab.errors import UserError
 from prunelab.hub import load_state
+from prunelab.onednn import OneDNN
 from prunelab.util import StrPath, read_json, write_json
 
 ORIGIN_FORMAT = "expansionnet-features/1"

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from expansionnet.config import ModelConfig
-from expansionnet.model import ExpansionNet, build, fused, onednn
+from expansionnet.model import ExpansionNet, build, fused
 from expansionnet.model.dropout import Dropout, Kept
 from expansionnet.model.dynamic import DynamicExpansion
 from expansionnet.model.fused import chunks
 from expansionnet.model.initialise import initialise
 from expansionnet.model.masks import causal_mask, visible
 from expansionnet.model.static import StaticExpansion
+from prunelab import onednn
 
 RATES = {
     "none": {},

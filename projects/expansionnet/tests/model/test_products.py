@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from expansionnet.model import onednn
 from expansionnet.model.fused import products
 from expansionnet.model.linear import Linear
+from prunelab import onednn
 
 
 @pytest.fixture(autouse=True)

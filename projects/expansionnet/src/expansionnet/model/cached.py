@@ -23,10 +23,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from expansionnet.model import onednn
 from expansionnet.model.attention import HIDDEN
 from expansionnet.model.dynamic import DynamicExpansion
 from expansionnet.model.layers import DecoderLayer
+from prunelab import onednn
 from prunelab.decode import State, StepFunction
 
 if TYPE_CHECKING:

@@ -20,8 +20,9 @@ import torch
 from torch import Tensor
 
 from expansionnet.config import ModelConfig
-from expansionnet.model import ExpansionNet, onednn
+from expansionnet.model import ExpansionNet
 from expansionnet.model.cached import begin, stepper
+from prunelab import onednn
 from prunelab.decode import State, StepFunction
 
 # B pictures, R rows (beams) of a picture, T tokens of a row so far, S visual tokens, D width

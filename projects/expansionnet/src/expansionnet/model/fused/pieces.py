@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from expansionnet.model import onednn
 from expansionnet.model.dropout import Dropout, Kept
 from expansionnet.model.fused.products import outer, times
+from prunelab import onednn
 
 
 def usable(x: Tensor) -> bool:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from expansionnet.model import onednn
+from prunelab import onednn
 
 _BLOCK = 1 << 19
 """Numbers that are taken out of oneDNN's layout at once: what a cache holds."""
