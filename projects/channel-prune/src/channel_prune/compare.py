@@ -35,8 +35,8 @@ from channel_prune.lowering import lower
 from channel_prune.options import CompareOptions
 from channel_prune.plots import write_ways
 from channel_prune.slim import slim
-from channel_prune.stream import Endless
 from prunelab import dist
+from prunelab.data.endless import Endless
 from prunelab.errors import UserError, entry
 from prunelab.flops import count
 from prunelab.report import Table, result_table

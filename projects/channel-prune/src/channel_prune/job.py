@@ -26,8 +26,8 @@ from channel_prune.model.backbone import load_backbone
 from channel_prune.model.ssd import Ssd
 from channel_prune.slim import Slim, Whole, slim
 from channel_prune.steps import Distillation
-from channel_prune.stream import Endless
 from prunelab import dist
+from prunelab.data.endless import Endless
 from prunelab.errors import UserError
 from prunelab.hub import is_model_folder
 

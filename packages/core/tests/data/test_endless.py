@@ -6,7 +6,7 @@ from itertools import islice
 
 import pytest
 
-from channel_prune.stream import Endless
+from prunelab.data.endless import Endless
 from prunelab.data.loader import make_loader
 from prunelab.errors import UserError
 

@@ -1,4 +1,4 @@
-"""A loader's batches without end: trainings here are counted in steps, not in epochs."""
+"""A loader's batches without end, for trainings that are counted in steps or updates, not in epochs."""
 
 from __future__ import annotations
 
