@@ -39,6 +39,8 @@ EXPECTED_SCRIPTS = ("train", "test", "demo")
 DOORS = {"prunelab.config", "prunelab.doors", "prunelab.errors"}
 # Modules of a project that say what is wanted and do nothing; a large config is several files.
 CONFIG_FLOOR = {"config", "layout", "lowering", "options"}
+# Named sizes as ConfigDicts: beside the config, though they need ml-collections.
+CONFIG_DICTS = "configs"
 # Modules of a project that start work; nothing below them may import them.
 ENTRIES = {
     *("train", "test", "demo", "infer", "prune", "export", "extract", "convert"),
@@ -217,7 +219,9 @@ def _import_problem(own: str, floor: str, name: str, sisters: set[str]) -> str |
     if floor in CONFIG_FLOOR | {"cli"}:
         light = top in sys.stdlib_module_names or any(name == d or name.startswith(f"{d}.") for d in DOORS)
         # `from package import config` names the module last; the package itself gives its version and name.
-        ours = top == own and (inside is None or inside.startswith("__") or inside in CONFIG_FLOOR)
+        ours = top == own and (
+            inside is None or inside.startswith("__") or inside in CONFIG_FLOOR | {CONFIG_DICTS}
+        )
         if not light and not ours:
             allowed = ", ".join([*sorted(CONFIG_FLOOR), "the standard library", *sorted(DOORS)])
             return f"{floor} imports only {allowed}"
