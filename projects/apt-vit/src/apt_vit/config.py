@@ -341,6 +341,8 @@ class Config:
     """The original's quirks, one by one."""
 
     def __post_init__(self) -> None:
+        if self.run.preset == "fixed":
+            self._check_fit()
         if self.data.train_batch_size < self.optim.gradient_accumulation_steps:
             raise UserError(
                 f"train_batch_size is {self.data.train_batch_size}, expected at least the "
@@ -351,6 +353,20 @@ class Config:
                 f"train_batch_size is {self.data.train_batch_size} and gradient_accumulation_steps "
                 f"{self.optim.gradient_accumulation_steps}: a micro-batch of 1 picture, expected at least 2 where "
                 "random actions try tokens 1 to B - 1 (explore_within_batch)"
+            )
+
+    def _check_fit(self) -> None:
+        """Refuse what the original takes and leaves unused: blocks that are not there, pixels beside patches."""
+        model = self.model
+        if self.prune.method != "plain" and any(n >= model.num_layers for n in model.clip_layers):
+            raise UserError(
+                f"clip_layers is {model.clip_layers}, expected blocks 0 to {model.num_layers - 1}: there are "
+                f"{model.num_layers}"
+            )
+        sides = zip(model.img_size, model.patch_size or (1, 1), strict=True)
+        if any(pixels % patch for pixels, patch in sides):
+            raise UserError(
+                f"img_size is {model.img_size}, expected multiples of the patch size {model.patch_size}"
             )
 
     @property

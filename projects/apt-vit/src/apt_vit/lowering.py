@@ -212,6 +212,12 @@ def notes(cfg: Config) -> list[str]:
             f"clip_layers is {model.clip_layers} and there are {model.num_layers} blocks: the agents of "
             f"{', '.join(map(str, beyond))} never run"
         )
+    unused = [n % m for n, m in zip(model.img_size, model.patch_size or (1, 1), strict=True)]
+    if any(unused):
+        found.append(
+            f"img_size is {model.img_size} and patches {model.patch_size}: the last {unused[0]} rows and "
+            f"{unused[1]} columns of pixels are not used"
+        )
     if run.fp16:
         found.append("fp16 means mixed precision in bfloat16 here")
     if run.loss_scale:
