@@ -49,7 +49,7 @@ class Folded:
         matrix = torch.cat([key[0].t() @ (w[:, None] * query[0]), ((w * key[1]) @ query[0])[None]])
         g = (w * query[1]) @ key[0] + u @ value[0]
         h0 = (w * query[1] * key[1]).sum() + u @ value[1] + beta
-        dtype = agent.fc.weight.dtype
+        dtype = torch.promote_types(agent.fc.weight.dtype, torch.float32)
         return cls(matrix=matrix.to(dtype), bias=torch.cat([g, h0[None]]).to(dtype))
 
     def directions(self, cls: Tensor) -> tuple[Tensor, Tensor]:

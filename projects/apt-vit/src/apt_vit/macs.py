@@ -14,13 +14,12 @@ from collections.abc import Iterable, Sequence
 from torch import Tensor
 
 from apt_vit.config import ModelConfig
+from apt_vit.model.stem import grid_of, kernel_of, stem_width
 from prunelab.errors import UserError
 
 AGENTS = ("plain", "folded", "none")
 """Forms of the agents: four linear maps as the original has them, one difference of logits by a single D x D
 matrix (`apt_vit.folded`), or no agent that runs."""
-_ROOT, _STRIDE = 64, 16
-"""Channels of the stem's first convolution at width factor 1, and pixels along a side of its output's cell."""
 
 
 def macs_of(
@@ -86,8 +85,8 @@ def lengths_of(cfg: ModelConfig, kept: dict[int, int] | None = None) -> tuple[in
 
 def patches_of(cfg: ModelConfig) -> int:
     """Patches n of a picture."""
-    height, width = _grid(cfg)
-    return height * width
+    rows, columns = grid_of(cfg)
+    return rows * columns
 
 
 def block_macs(cfg: ModelConfig, tokens: int, queries: int | None = None) -> int:
@@ -118,50 +117,35 @@ def agent_macs(width: int, tokens: int, form: str) -> int:
 
 def embedding_macs(cfg: ModelConfig) -> int:
     """MACs of the patch embedding, a hybrid's stem included."""
-    if cfg.patch_size is not None:
-        return patches_of(cfg) * 3 * cfg.patch_size[0] * cfg.patch_size[1] * cfg.hidden_size
-    assert cfg.resnet is not None
-    taps = [each // _STRIDE // grid for each, grid in zip(cfg.img_size, cfg.patch_grid or (), strict=True)]
-    channels = int(_ROOT * cfg.resnet.width_factor) * 16
-    return stem_macs(cfg) + patches_of(cfg) * taps[0] * taps[1] * channels * cfg.hidden_size
+    rows, columns = kernel_of(cfg)
+    channels, stem = 3, 0
+    if cfg.resnet is not None:
+        channels, stem = 4 * _stage_width(cfg, len(cfg.resnet.num_layers) - 1), stem_macs(cfg)
+    return stem + patches_of(cfg) * rows * columns * channels * cfg.hidden_size
 
 
 def stem_macs(cfg: ModelConfig) -> int:
-    """MACs of a hybrid's convolutions: the root, then units of 1x1, 3x3, 1x1 and the shortcut's 1x1."""
+    """MACs of a hybrid's convolutions: the root, then units of 1x1, 3x3, 1x1 and the first ones' shortcut."""
     assert cfg.resnet is not None
-    root = int(_ROOT * cfg.resnet.width_factor)
-    halves = [-(-side // 2) for side in cfg.img_size]
-    total = halves[0] * halves[1] * root * 3 * 7 * 7
-    sides, inputs = [_pooled(side, cfg.root_pool_same) for side in halves], root
+    sides = [-(-side // 2) for side in cfg.img_size]
+    inputs = stem_width(cfg.resnet)
+    total = sides[0] * sides[1] * inputs * 3 * 7 * 7
+    sides = [-(-side // 2) if cfg.root_pool_same else (side - 3) // 2 + 1 for side in sides]
     for stage, units in enumerate(cfg.resnet.num_layers):
-        middle, outputs = root * 2**stage, 4 * root * 2**stage
+        middle = _stage_width(cfg, stage)
         for unit in range(units):
             before = sides[0] * sides[1]
             if stage and not unit:
                 sides = [-(-side // 2) for side in sides]
             after = sides[0] * sides[1]
-            total += before * inputs * middle + after * (9 * middle**2 + middle * outputs)
+            total += before * inputs * middle + after * (9 * middle**2 + 4 * middle**2)
             if not unit:
-                total += after * inputs * outputs
-            inputs = outputs
+                total += after * inputs * 4 * middle
+            inputs = 4 * middle
     return total
 
 
-def _pooled(side: int, same: bool) -> int:
-    """A side behind the pooling of 3 pixels at stride 2, padded to "same" or not."""
-    return -(-side // 2) if same else (side - 3) // 2 + 1
-
-
-def _grid(cfg: ModelConfig) -> tuple[int, int]:
-    """Patches along each side."""
-    if cfg.patch_size is not None:
-        sides = [side // patch for side, patch in zip(cfg.img_size, cfg.patch_size, strict=True)]
-        return sides[0], sides[1]
-    sides = []
-    for side, grid in zip(cfg.img_size, cfg.patch_grid or (), strict=True):
-        taps = side // _STRIDE // grid
-        if not taps:
-            raise UserError(f"img_size is {side}, expected at least {_STRIDE * grid} for a grid of {grid}")
-        pooled = _pooled(-(-side // 2), cfg.root_pool_same)
-        sides.append(-(-pooled // 4) // taps)
-    return sides[0], sides[1]
+def _stage_width(cfg: ModelConfig, stage: int) -> int:
+    """Channels of the 3x3 convolutions of a stage of the stem; its units end with four times as many."""
+    assert cfg.resnet is not None
+    return stem_width(cfg.resnet) * 2**stage
