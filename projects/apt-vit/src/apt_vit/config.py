@@ -1,7 +1,7 @@
 """The one truth about a run of apt-vit: frozen dataclasses; `apt_vit.lowering` leads into them.
 
-Field names are those of the original's flags and ConfigDicts. Defaults are those of ViT-B_16 on CIFAR-10; what
-is pruned and learnt, and how, is that of preset ``fixed``.
+Field names are those of the original's flags and ConfigDicts. Defaults are those of ViT-B_16 on CIFAR-10;
+what is pruned and learnt, and how, is that of preset ``fixed``.
 """
 
 from __future__ import annotations
@@ -80,8 +80,11 @@ class ModelConfig:
     """Agents see tokens after a layer norm without parameters; else raw, as in the original."""
     root_pool_same: bool = True
     """The stem's pooling pads as the published weights learnt it ("same"); else not, as in the original."""
+    stem_as_published: bool = True
+    """The stem's convolutions pad, its shortcuts' norms group channels and its weights are standardised as the
+    published weights learnt it; else as in the original."""
     pretrained_dir: str = "checkpoint/ViT-B_16.npz"
-    """Weights to start from: an npz file, a model folder, a run, or another known file; empty: random ones."""
+    """Weights to start from: an npz file, a model folder, a run, or another known file; empty: random."""
     zero_head: bool = True
     """Weights from an npz file begin with a head of zeros."""
 
@@ -111,8 +114,8 @@ class DataConfig:
     """The data set and batches."""
 
     dataset: str = "cifar10"
-    """``cifar10``, ``cifar100``, ``folder`` (a folder of pictures for each class in ``train`` and ``val``), or
-    the generated ``tiny``."""
+    """``cifar10``, ``cifar100``, ``folder`` (a folder of pictures for each class in ``train`` and ``val``),
+    or the generated ``tiny``."""
     data_dir: str = "./data"
     """Folder that holds the data set."""
     download: bool = True
@@ -163,7 +166,7 @@ class OptimConfig:
     num_steps: int = 50000
     """Updates."""
     decay_type: str = "cosine"
-    """How the rate falls: ``cosine`` or ``linear``; ``constant`` and ``warmup_constant`` are in Python alone."""
+    """How the rate falls: ``cosine`` or ``linear``; in Python also ``constant`` and ``warmup_constant``."""
     warmup_steps: int = 500
     """Updates over which the rate rises."""
     max_grad_norm: float = 1.0
@@ -307,8 +310,8 @@ class QuirkConfig:
     batch_mean_loss: bool = False
     """The loss of an evaluation is the mean of its batches' means; else of its pictures."""
     agent_loss_logged: bool = False
-    """``train/loss`` is the last agent's loss, and both streams are written as ``test/accuracy``; else each loss
-    and accuracy has its name."""
+    """``train/loss`` is the last agent's loss, and both streams are written as ``test/accuracy``; else each
+    loss and accuracy has its name."""
     zoom_edge_zeros: bool = False
     """Resized position embeddings lose their last row and column at some sizes, as scipy's zoom does."""
     same_order_every_epoch: bool = False
@@ -351,12 +354,12 @@ class Config:
         if self.prune.trains_agents and self.quirks.explore_within_batch and self.micro_batch_size < 2:
             raise UserError(
                 f"train_batch_size is {self.data.train_batch_size} and gradient_accumulation_steps "
-                f"{self.optim.gradient_accumulation_steps}: a micro-batch of 1 picture, expected at least 2 where "
-                "random actions try tokens 1 to B - 1 (explore_within_batch)"
+                f"{self.optim.gradient_accumulation_steps}: a micro-batch of 1 picture, expected at least 2 "
+                "where random actions try tokens 1 to B - 1 (explore_within_batch)"
             )
 
     def _check_fit(self) -> None:
-        """Refuse what the original takes and leaves unused: blocks that are not there, pixels beside patches."""
+        """Refuse what the original leaves unused in silence: blocks beyond the depth, pixels beside patches."""
         model = self.model
         if self.prune.method != "plain" and any(n >= model.num_layers for n in model.clip_layers):
             raise UserError(

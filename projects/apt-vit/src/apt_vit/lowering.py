@@ -33,6 +33,7 @@ FAITHFUL: dict[str, Any] = {
     "clip_layers": list(CLIP_LAYERS),
     "normalise_agent_input": False,
     "root_pool_same": False,
+    "stem_as_published": False,
     "flip": False,
     "validation_share": 0.0,
     "reward_dropout": "fresh",
