@@ -43,6 +43,7 @@ def model_config(facts: Mapping[str, Any]) -> ModelConfig:
         clip_layers=tuple(facts["clip_layer_id"]),
         normalise_agent_input=False,
         root_pool_same=False,
+        stem_as_published=False,
         pretrained_dir="",
     )
 

@@ -21,16 +21,38 @@ STAGES = 3
 
 
 class StandardisedConv(nn.Conv2d):
-    """A convolution without bias whose weight has mean 0 and variance 1 for each output channel."""
+    """A convolution without bias whose weight has mean 0 and variance 1 for each output channel.
 
-    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1) -> None:
-        super().__init__(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
+    Args:
+        inputs: channels that come in.
+        outputs: channels that go out.
+        kernel: its side.
+        stride: its step.
+        published: pads by what is missing, more on the far side, and hardly softens the variance; else pads
+            both sides alike.
+    """
 
-    def forward(self, x: Tensor) -> Tensor:
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int, stride: int = 1, *, published: bool = False
+    ) -> None:
+        uneven = published and stride > 1
+        super().__init__(inputs, outputs, kernel, stride, 0 if uneven else kernel // 2, bias=False)
+        self.uneven = uneven
+        self.softening = 1e-8 if published else 1e-5
+
+    def forward(self, input: Tensor) -> Tensor:
         """(B, C, H, W) to (B, outputs, H/stride, W/stride), rounded up."""
+        if self.uneven:
+            input = pad_same(input, self.kernel_size[0], self.stride[0])
         variance, mean = torch.var_mean(self.weight, dim=(1, 2, 3), keepdim=True, correction=0)
-        weight = (self.weight - mean) / torch.sqrt(variance + 1e-5)
-        return F.conv2d(x, weight, None, self.stride, self.padding)
+        weight = (self.weight - mean) / torch.sqrt(variance + self.softening)
+        return F.conv2d(input, weight, None, self.stride, self.padding)
+
+
+def pad_same(x: Tensor, kernel: int, stride: int) -> Tensor:
+    """Zeros around (B, C, H, W), so that sides become side / stride, rounded up; one more on the far side."""
+    missing = [max((-(-side // stride) - 1) * stride + kernel - side, 0) for side in x.shape[:1:-1]]
+    return F.pad(x, [zeros for side in missing for zeros in (side // 2, side - side // 2)])
 
 
 class Unit(nn.Module):
@@ -41,20 +63,23 @@ class Unit(nn.Module):
         mid: channels of the 3x3 convolution.
         outputs: channels that go out.
         stride: of the 3x3 convolution.
+        published: as in `Stem`.
     """
 
-    def __init__(self, inputs: int, mid: int, outputs: int, stride: int) -> None:
+    def __init__(self, inputs: int, mid: int, outputs: int, stride: int, *, published: bool) -> None:
         super().__init__()
         self.gn1 = nn.GroupNorm(GROUPS, mid, eps=1e-6)
-        self.conv1 = StandardisedConv(inputs, mid, 1)
+        self.conv1 = StandardisedConv(inputs, mid, 1, published=published)
         self.gn2 = nn.GroupNorm(GROUPS, mid, eps=1e-6)
-        self.conv2 = StandardisedConv(mid, mid, 3, stride)
+        self.conv2 = StandardisedConv(mid, mid, 3, stride, published=published)
         self.gn3 = nn.GroupNorm(GROUPS, outputs, eps=1e-6)
-        self.conv3 = StandardisedConv(mid, outputs, 1)
+        self.conv3 = StandardisedConv(mid, outputs, 1, published=published)
         self.projects = stride != 1 or inputs != outputs
         if self.projects:
-            self.downsample = StandardisedConv(inputs, outputs, 1, stride)
-            self.gn_proj = nn.GroupNorm(outputs, outputs)
+            self.downsample = StandardisedConv(inputs, outputs, 1, stride, published=published)
+            # The original has a group for each channel, and another softening.
+            groups, eps = (GROUPS, 1e-6) if published else (outputs, 1e-5)
+            self.gn_proj = nn.GroupNorm(groups, outputs, eps=eps)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, inputs, F, F) to (B, outputs, F/stride, F/stride)."""
@@ -70,18 +95,19 @@ class Stem(nn.Module):
     Args:
         cfg: units and widths.
         pool_same: the pooling pads on the far side, so that no feature is lost; else not.
+        published: all else is as in the network of the published weights; else as in the original.
 
     Raises:
         UserError: another number of stages than three, or a width that has no 32 groups.
     """
 
-    def __init__(self, cfg: ResNetConfig, *, pool_same: bool) -> None:
+    def __init__(self, cfg: ResNetConfig, *, pool_same: bool, published: bool) -> None:
         super().__init__()
         width = stem_width(cfg)
         self.pool_same = pool_same
         self.root = nn.Sequential(
             OrderedDict(
-                conv=StandardisedConv(3, width, 7, 2),
+                conv=StandardisedConv(3, width, 7, 2, published=published),
                 gn=nn.GroupNorm(GROUPS, width, eps=1e-6),
                 relu=nn.ReLU(),
             )
@@ -92,7 +118,8 @@ class Stem(nn.Module):
             mid, outputs = width * 2**i, width * 2 ** (i + 2)
             units: OrderedDict[str, nn.Module] = OrderedDict()
             for j in range(count):
-                units[f"unit{j + 1}"] = Unit(inputs, mid, outputs, 2 if i and not j else 1)
+                stride = 2 if i and not j else 1
+                units[f"unit{j + 1}"] = Unit(inputs, mid, outputs, stride, published=published)
                 inputs = outputs
             stages[f"block{i + 1}"] = nn.Sequential(units)
         self.channels = inputs
@@ -102,15 +129,8 @@ class Stem(nn.Module):
         """(B, 3, S, S) to (B, 16 W, F, F)."""
         x = self.root(images)
         if self.pool_same:
-            height, width = x.shape[-2:]
-            # After ReLU nothing is below 0, so that padding with zeros changes no maximum.
-            x = F.pad(x, (0, _missing(width), 0, _missing(height)))
+            x = pad_same(x, 3, 2)  # behind ReLU nothing is below 0, so that zeros change no maximum
         return self.body(F.max_pool2d(x, 3, 2))
-
-
-def _missing(side: int) -> int:
-    """Rows that a pooling of 3 with stride 2 lacks to give side / 2, rounded up: 0 only where it fits."""
-    return max(2 * ((side + 1) // 2 - 1) + 3 - side, 0)
 
 
 def stem_width(cfg: ResNetConfig) -> int:

@@ -39,7 +39,8 @@ class Embeddings(nn.Module):
         channels = 3
         self.hybrid_model: Stem | None = None
         if cfg.resnet is not None:
-            self.hybrid_model = Stem(cfg.resnet, pool_same=cfg.root_pool_same)
+            same, published = cfg.root_pool_same, cfg.stem_as_published
+            self.hybrid_model = Stem(cfg.resnet, pool_same=same, published=published)
             channels = self.hybrid_model.channels
         self.patch_embeddings = nn.Conv2d(channels, cfg.hidden_size, kernel, kernel)
 
@@ -82,8 +83,8 @@ class Block(nn.Module):
 
         Args:
             x: tokens.
-            mask: which keys are seen, for instance (B, 1, 1, N): numbers are added to the scores; of booleans,
-                True is seen. See `Attention.forward`.
+            mask: which keys are seen, for instance (B, 1, 1, N): numbers are added to the scores; of
+                booleans, True is seen. See `Attention.forward`.
         """
         x = x + self.attn(self.attention_norm(x), mask)
         return x + self.ffn(self.ffn_norm(x))
@@ -158,7 +159,7 @@ class VisionTransformer(nn.Module):
         return self.transformer.embeddings(images)
 
     def agent_input(self, x: Tensor) -> Tensor:
-        """What agents see of tokens (B, N, D): without gradient, normalised where the configuration says so."""
+        """What agents see of tokens (B, N, D): detached, and normalised where the configuration says so."""
         x = x.detach()
         return F.layer_norm(x, x.shape[-1:], eps=EPS) if self.cfg.normalise_agent_input else x
 
