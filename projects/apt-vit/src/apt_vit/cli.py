@@ -67,7 +67,7 @@ ORIGINAL: Flags = {
     "learning_rate": float,
     "weight_decay": float,
     "num_steps": int,
-    "decay_type": config.DECAYS,
+    "decay_type": config.DECAYS[:2],
     "warmup_steps": int,
     "max_grad_norm": float,
     "local_rank": int,
