@@ -7,16 +7,14 @@ from typing import Any
 
 import torch
 
-from apt_vit.config import ModelConfig, ResNetConfig
+from apt_vit.config import ModelConfig
+from apt_vit.configs import model_values
 from apt_vit.model import VisionTransformer, build
+from prunelab.config import from_plain
 from testing.parity import Folder
 
 WEIGHTS = ("weights.bin", "init.bin", "*_checkpoint.bin")
 """Files that hold a whole network in its state at the beginning."""
-
-
-def _pair(value: int | list[int]) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else (value[0], value[1])
 
 
 def model_config(facts: Mapping[str, Any]) -> ModelConfig:
@@ -25,27 +23,17 @@ def model_config(facts: Mapping[str, Any]) -> ModelConfig:
     Args:
         facts: the keys of the original's ConfigDict, and ``img_size``, ``num_classes``, ``clip_layer_id``.
     """
-    patches, transformer, resnet = facts["patches"], facts["transformer"], facts.get("resnet")
-    return ModelConfig(
-        model_type="recorded",
-        patch_size=_pair(patches["size"]) if "size" in patches else None,
-        patch_grid=_pair(patches["grid"]) if "grid" in patches else None,
-        resnet=resnet
-        and ResNetConfig(num_layers=tuple(resnet["num_layers"]), width_factor=resnet["width_factor"]),
-        hidden_size=facts["hidden_size"],
-        mlp_dim=transformer["mlp_dim"],
-        num_heads=transformer["num_heads"],
-        num_layers=transformer["num_layers"],
-        attention_dropout_rate=transformer["attention_dropout_rate"],
-        dropout_rate=transformer["dropout_rate"],
-        img_size=_pair(facts["img_size"]),
-        num_classes=facts["num_classes"],
-        clip_layers=tuple(facts["clip_layer_id"]),
-        normalise_agent_input=False,
-        root_pool_same=False,
-        stem_as_published=False,
-        pretrained_dir="",
-    )
+    pixels = facts["img_size"]
+    values = {
+        "img_size": [pixels, pixels] if isinstance(pixels, int) else pixels,
+        "num_classes": facts["num_classes"],
+        "clip_layers": facts["clip_layer_id"],
+        "normalise_agent_input": False,
+        "root_pool_same": False,
+        "stem_as_published": False,
+        "pretrained_dir": "",
+    }
+    return from_plain(ModelConfig, {"model_type": "recorded", **model_values(facts), **values})
 
 
 def load_model(folder: Folder) -> VisionTransformer | None:

@@ -100,7 +100,8 @@ def masked(
         elif rule.method == "cls-attention":
             score = -block.cls_attention(before, mask)
         else:
-            score = rule.random_score(*row.shape, number, generator=generator, device=x.device)
+            batch, tokens = row.shape
+            score = rule.random_score(batch, tokens, number, generator=generator, device=x.device)
         row = row + PENALTY * rule.prune(score.detach(), row == 0)
         masks[number] = row
     counts = [(mask == 0).sum(1) for mask in masks.values()]
@@ -125,15 +126,14 @@ def single(
     if layer not in model.agents:
         raise ValueError(f"clip layer {layer}, expected one of {sorted(model.agents)}")
     x = model.embed(images)
-    mask: Tensor | None = None
-    for number, block in enumerate(model.blocks):
-        x = block(x, mask)
-        if number == layer:
-            said = model.agents[layer](model.agent_input(x))
-            tokens = choose(Agent.prune_probability(said).detach())
-            row = torch.zeros(x.shape[:2], device=x.device).scatter(1, tokens[:, None], PENALTY)
-            mask = row[:, None, None]  # (B, 1, 1, N)
-            clip_logits = said[torch.arange(len(x), device=x.device), tokens]
+    for block in model.blocks[: layer + 1]:
+        x = block(x)
+    said = model.agents[layer](model.agent_input(x))
+    tokens = choose(Agent.prune_probability(said).detach())
+    row = torch.zeros(x.shape[:2], device=x.device).scatter(1, tokens[:, None], PENALTY)
+    for block in model.blocks[layer + 1 :]:
+        x = block(x, row[:, None, None])  # (B, 1, 1, N)
+    clip_logits = said[torch.arange(len(x), device=x.device), tokens]
     return Single(logits=model.classify(x), clip_logits=clip_logits, tokens=tokens)
 
 
