@@ -81,8 +81,8 @@ class ModelConfig:
     root_pool_same: bool = True
     """The stem's pooling pads as the published weights learnt it ("same"); else not, as in the original."""
     stem_as_published: bool = True
-    """The stem's convolutions pad, its shortcuts' norms group channels and its weights are standardised as the
-    published weights learnt it; else as in the original."""
+    """The stem's convolutions pad, its shortcuts' norms group channels and its weights are standardised as
+    the published weights learnt it; else as in the original."""
     pretrained_dir: str = "checkpoint/ViT-B_16.npz"
     """Weights to start from: an npz file, a model folder, a run, or another known file; empty: random."""
     zero_head: bool = True
@@ -359,7 +359,7 @@ class Config:
             )
 
     def _check_fit(self) -> None:
-        """Refuse what the original leaves unused in silence: blocks beyond the depth, pixels beside patches."""
+        """Refuse what the original passes over in silence: blocks beyond the depth, pixels beside patches."""
         model = self.model
         if self.prune.method != "plain" and any(n >= model.num_layers for n in model.clip_layers):
             raise UserError(
