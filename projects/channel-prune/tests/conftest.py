@@ -12,7 +12,7 @@ import pytest
 
 from channel_prune.config import Config
 from channel_prune.lowering import lower_values
-from prunelab.data.cifar import Cifar10, write_binary
+from prunelab.data.cifar import CifarSplit, write_binary
 
 STEPS, SAVE = 6, 2
 """Steps of a tiny training, and between two checkpoints."""
@@ -40,13 +40,13 @@ Build = Callable[..., Config]
 Finished = Callable[..., Path]
 
 
-def colours(count: int, seed: int) -> Cifar10:
+def colours(count: int, seed: int) -> CifarSplit:
     """Pictures whose class is their colour, with noise."""
     generator = np.random.default_rng(seed)
     table = np.random.default_rng(99).integers(40, 216, (CLASSES, 3))
     labels = generator.permutation(np.arange(count) % CLASSES)
     noise = generator.integers(-40, 40, (count, 32, 32, 3))
-    return Cifar10((table[labels][:, None, None] + noise).astype(np.uint8), labels.astype(np.int64))
+    return CifarSplit((table[labels][:, None, None] + noise).astype(np.uint8), labels.astype(np.int64))
 
 
 def words(values: dict[str, Any]) -> list[str]:

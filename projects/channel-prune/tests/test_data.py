@@ -14,7 +14,7 @@ from channel_prune.config import Config, DataConfig, NetConfig, PruneConfig, Run
 from channel_prune.data import Data, Pictures, open_data
 from channel_prune.files.loading import load_network
 from channel_prune.preprocess import preprocess_of
-from prunelab.data.cifar import BINARY, CLASSES, open_cifar10
+from prunelab.data.cifar import CIFAR10, CLASSES, open_cifar
 from prunelab.data.pictures_of_classes import CLASS_FILE, spread
 from prunelab.data.synthetic.shape_classes import CLASSES as SHAPES
 from prunelab.data.synthetic.shape_classes import write_classes
@@ -60,7 +60,7 @@ def everything(data: Data, split: str = "eval", **how: int) -> list[tuple[torch.
 def test_cifar_is_read_from_binary_records(binary):
     data = open_data(config(binary))
     assert data.classes == CLASSES
-    test = open_cifar10(binary, "test")
+    test = open_cifar(binary, "test")
     images, labels = map(torch.cat, zip(*everything(data), strict=True))
     assert torch.equal(labels, torch.from_numpy(test.labels))
     assert np.array_equal(images.numpy(), CIFAR(test.images).transpose(0, 3, 1, 2))
@@ -85,13 +85,13 @@ def test_training_pictures_move_and_are_the_same_with_and_without_workers(binary
 def test_an_evaluation_has_every_sample_once_for_every_batch_and_number_of_processes(binary, batch, ranks):
     data = open_data(config(binary, batch_size_eval=batch))
     seen = torch.cat([images for images, _ in everything(data, world_size=ranks)]).numpy()
-    wanted = CIFAR(open_cifar10(binary, "test").images).transpose(0, 3, 1, 2)
+    wanted = CIFAR(open_cifar(binary, "test").images).transpose(0, 3, 1, 2)
     assert sorted(map(np.ndarray.tobytes, seen)) == sorted(map(np.ndarray.tobytes, wanted))
 
 
 def test_an_evaluation_of_fewer_samples_is_spread_over_the_set(binary, folders):
     data = open_data(config(binary, nb_smpls_eval=10))
-    whole = open_cifar10(binary, "test").labels
+    whole = open_cifar(binary, "test").labels
     labels = torch.cat([labels for _, labels in everything(data)]).numpy()
     assert labels.tolist() == whole[spread(len(whole), 10)].tolist()
     data = open_data(config(folders, "folder", {"image_size": 64}, nb_smpls_eval=10))
@@ -183,7 +183,7 @@ def test_the_embedded_set_is_opened_without_a_folder(tmp_path, monkeypatch):
 
 def test_fake_cifar_has_the_real_layout(tmp_path):
     data = open_data(config("nowhere", fake_data=True), tmp_path / "fake")
-    assert (tmp_path / "fake" / BINARY / "data_batch_1.bin").is_file()
+    assert (tmp_path / "fake" / CIFAR10.binary / "data_batch_1.bin").is_file()
     assert len(data.loader("train")) == 2
     assert len(data.splits["eval"]) == 10
     open_data(config("nowhere", fake_data=True), tmp_path / "fake")  # replaces what is there

@@ -21,7 +21,8 @@ from acosp_seg.fake import write_fake_data
 from acosp_seg.layout import resolve
 from prunelab import dist
 from prunelab.data import cifar
-from prunelab.data.cifar import Cifar10, open_cifar10
+from prunelab.data.cifar import CifarSplit, open_cifar
+from prunelab.data.cifar_files import fetched
 from prunelab.data.loader import Loader, make_loader
 from prunelab.data.segmentation import Sample, check_labels, pair_by_name, read_list, read_sample
 from prunelab.data.synthetic import cached
@@ -97,7 +98,7 @@ class Thumbnails:
         training: crop out of the padded picture and mirror at random.
     """
 
-    def __init__(self, data: Cifar10, *, training: bool) -> None:
+    def __init__(self, data: CifarSplit, *, training: bool) -> None:
         self.data, self.training = data, training
 
     def __len__(self) -> int:
@@ -179,9 +180,9 @@ class ThumbnailData:
 
     def __init__(self, cfg: Config, folder: Path) -> None:
         self.cfg, self.folder = cfg, folder
-        self._splits: dict[str, Cifar10] = {}
+        self._splits: dict[str, CifarSplit] = {}
 
-    def split(self, name: str) -> Cifar10:
+    def split(self, name: str) -> CifarSplit:
         """The pictures of a split, read at the first use.
 
         Raises:
@@ -189,7 +190,7 @@ class ThumbnailData:
         """
         kind = "train" if name == "train" else "test"
         if kind not in self._splits:
-            self._splits[kind] = open_cifar10(self.folder, kind)
+            self._splits[kind] = open_cifar(self.folder, kind)
         return self._splits[kind]
 
     def check(self) -> dict[str, Any]:
@@ -310,16 +311,6 @@ def fetch_cifar10(folder: Path) -> Path:
     Raises:
         UserError: it cannot be downloaded or written.
     """
-    if cifar.find(folder) is not None:
-        return folder
-    from torchvision.datasets import CIFAR10
-    from torchvision.datasets.utils import download_and_extract_archive
-
-    try:
-        download_and_extract_archive(CIFAR10.url, str(folder), filename=CIFAR10.filename, md5=CIFAR10.tgz_md5)
-    except (OSError, RuntimeError) as error:
-        raise UserError(
-            f"{folder}: no CIFAR-10 in it, and it cannot be downloaded ({error}); expected "
-            f"{cifar.BATCHES}, or folders train and test of pictures by class"
-        ) from error
+    if cifar.find(folder) is None:
+        fetched(folder, cifar.CIFAR10)
     return folder

@@ -22,7 +22,7 @@ from acosp_seg.data import fetch_cifar10
 from acosp_seg.layout import data_root
 from acosp_seg.options import PrepareOptions
 from acosp_seg.palette import read_names, table_file
-from prunelab.data.cifar import open_cifar10
+from prunelab.data.cifar import open_cifar
 from prunelab.data.segmentation import (
     Sample,
     check_labels,
@@ -327,7 +327,7 @@ def _prepare_cifar10(options: PrepareOptions) -> dict[str, int]:
     folder = Path(options.output or options.source or data_root() / "cifar10").expanduser()
     if not (options.check or options.dry_run):
         fetch_cifar10(folder)
-    return {split: len(open_cifar10(folder, split)) for split in ("train", "test")}
+    return {split: len(open_cifar(folder, split)) for split in ("train", "test")}
 
 
 def check(options: PrepareOptions, folder: Path) -> dict[str, int]:

@@ -22,7 +22,7 @@ from channel_prune.fake import write_fake_data
 from channel_prune.preprocess import Preprocess, preprocess_of
 from prunelab import dist
 from prunelab.data import cifar
-from prunelab.data.cifar import Cifar10, open_cifar10
+from prunelab.data.cifar import CifarSplit, open_cifar
 from prunelab.data.loader import Loader, SizedDataset, make_loader
 from prunelab.data.pictures import pixels
 from prunelab.data.pictures_of_classes import (
@@ -72,7 +72,7 @@ class Thumbnails:
     """
 
     def __init__(
-        self, data: Cifar10, preprocess: Preprocess, *, training: bool, classes: int, offset: int
+        self, data: CifarSplit, preprocess: Preprocess, *, training: bool, classes: int, offset: int
     ) -> None:
         self.data, self.colours, self.training = data, preprocess.colours, training
         self.classes, self.offset = classes, offset
@@ -280,9 +280,9 @@ def _thumbnails(cfg: Config, folder: Path) -> Data:
         )
     names = TINY_CLASSES if cfg.data.dataset == "tiny" else cifar.CLASSES
     prepared = preprocess_of(cfg)
-    train, test = (open_cifar10(folder, split) for split in ("train", "test"))
+    train, test = (open_cifar(folder, split) for split in ("train", "test"))
     some = spread(len(test), cfg.data.nb_smpls_eval)
-    test = Cifar10(test.images[some], test.labels[some])
+    test = CifarSplit(test.images[some], test.labels[some])
     about = {"classes": len(names), "offset": cfg.data.label_offset}
     return Data(
         cfg=cfg,

@@ -5,7 +5,6 @@ Pictures show shapes, so that a network can learn something; classes are as many
 
 from __future__ import annotations
 
-import io
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from PIL import Image
 from channel_prune.config import DETECTION, Config
 from prunelab.data import voc
 from prunelab.data.synthetic import shapes
-from prunelab.data.synthetic.shape_classes import CLASSES, make_picture, write_classes
+from prunelab.data.synthetic.shape_classes import write_class_folders, write_classes
 from prunelab.util import atomic_folder
 
 EVALUATED = 10
@@ -35,30 +34,11 @@ def write_fake_data(folder: Path, cfg: Config) -> Path:
         elif cfg.data.dataset == "cifar10":
             write_classes(place, seed=cfg.run.seed, train=train, test=EVALUATED)
         else:
-            _write_folders(place / "train", cfg, train)
-            _write_folders(place / "val", cfg, EVALUATED)
+            classes = cfg.net.nb_classes - cfg.data.label_offset
+            side = min(cfg.net.image_size * 9 // 8, LARGEST)
+            for split, count in (("train", train), ("val", EVALUATED)):
+                write_class_folders(place / split, seed=cfg.run.seed, classes=classes, count=count, side=side)
     return folder
-
-
-def class_folder(number: int) -> str:
-    """Name of a generated folder of a class: like a synset's of ILSVRC-12."""
-    return f"n{number:08d}"
-
-
-def _write_folders(place: Path, cfg: Config, count: int) -> None:
-    """Write pictures class by class; there may be 1000, so the same few pictures come again and again."""
-    classes = cfg.net.nb_classes - cfg.data.label_offset
-    side = min(cfg.net.image_size * 9 // 8, LARGEST)
-    files = []
-    for number in range(len(CLASSES)):
-        image = make_picture(cfg.run.seed, number, side=side)[: side - (number % 3) * side // 8]
-        file = io.BytesIO()
-        Image.fromarray(image).save(file, "JPEG")
-        files.append(file.getvalue())
-    for number in range(count):
-        folder = place / class_folder(number % classes)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{number:06d}.JPEG").write_bytes(files[number % classes % len(files)])
 
 
 def _write_voc(place: Path, cfg: Config) -> None:

@@ -1,10 +1,10 @@
 """Pictures in one folder a class, as ILSVRC-12 is usually unpacked, and as one's own pictures may lie.
 
 A folder holds ``train`` and ``val`` (or ``validation``, or ``test``) with one folder of pictures a class in
-each, named alike; or the folders of classes themselves, out of which every tenth picture or so is then kept
-for validation. Classes are numbered in the order of their names, which for ILSVRC-12 is that of its synsets,
-unless a file ``classes.txt`` beside them says another: a folder's name a line, and after a tab, if one likes,
-what to call the class.
+each, named alike, and perhaps ``test`` besides; or the folders of classes themselves, out of which every
+tenth picture or so is then kept for validation. Classes are numbered in the order of their names, which for
+ILSVRC-12 is that of its synsets, unless a file ``classes.txt`` beside them says another: a folder's name a
+line, and after a tab, if one likes, what to call the class.
 """
 
 # N pictures, K classes
@@ -48,6 +48,28 @@ def spread(total: int, count: int) -> np.ndarray:
     return ((np.arange(count) + drawn) * total / max(count, 1)).astype(np.int64)
 
 
+def _kept_of(members: int, share: float) -> int:
+    """How many pictures of a class are kept for validation: at least one, and never all."""
+    return min(max(round(share * members), 1), members - 1)
+
+
+def kept_back(labels: np.ndarray, share: float) -> np.ndarray:
+    """Choose pictures of a training set to be kept back for validation, the same ones whenever it is asked.
+
+    Args:
+        labels: classes (N,).
+        share: of each class; at least one picture, and never all.
+
+    Returns:
+        Which they are, a mask (N,).
+    """
+    kept = np.zeros(len(labels), bool)
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        kept[members[spread(len(members), _kept_of(len(members), share))]] = True
+    return kept
+
+
 @dataclass(frozen=True)
 class LabelledFiles:
     """Picture files with their classes."""
@@ -62,7 +84,11 @@ class LabelledFiles:
 
     def some(self, count: int) -> LabelledFiles:
         """So many of them, spread evenly over the list; all where there are no more."""
-        places = spread(len(self), count)
+        return self.part(spread(len(self), count))
+
+    def part(self, chosen: np.ndarray) -> LabelledFiles:
+        """Some of them, by places or as a mask (N,)."""
+        places = np.arange(len(self))[chosen]
         return LabelledFiles(tuple(self.files[i] for i in places), self.labels[places])
 
 
@@ -77,7 +103,9 @@ class PicturesOfClasses:
     names: tuple[str, ...]
     """What the classes are called (K)."""
     splits: Mapping[str, LabelledFiles]
-    """``train`` and ``val``."""
+    """``train`` and ``val``; ``test`` where there is a folder of it besides that of validation."""
+    val_folder: str
+    """Name of the folder that ``val`` is; empty: it was kept back from training."""
     how: str
     """How the splits came about, for people."""
 
@@ -113,11 +141,16 @@ def open_pictures_of_classes(
         raise UserError(
             f"{val / surplus[0]}: a class of which {train} has no folder; expected the same folders in both"
         )
+    splits = {"train": _listed(train, folders), "val": _listed(val, folders)}
+    test = root / "test"
+    if val != test and test.is_dir() and set() < set(_folders(test)) <= set(folders):
+        splits["test"] = _listed(test, folders)
     return PicturesOfClasses(
         folder=root,
         folders=folders,
         names=names,
-        splits={"train": _listed(train, folders), "val": _listed(val, folders)},
+        splits=splits,
+        val_folder=val.name,
         how=f"train and {val.name} as they lie in {root}",
     )
 
@@ -131,18 +164,15 @@ def _without_validation(root: Path, place: Path, seed: int, val_share: float) ->
     kept = np.zeros(len(found), bool)
     for label, name in enumerate(folders):
         members = np.flatnonzero(found.labels == label)
-        count = min(max(round(val_share * len(members)), 1), len(members) - 1)
+        count = _kept_of(len(members), val_share)
         order = sorted(members, key=lambda i: derive(seed, "validation", name, found.files[i].name))
         kept[order[:count]] = True
-    parts = {
-        split: LabelledFiles(tuple(found.files[i] for i in np.flatnonzero(chosen)), found.labels[chosen])
-        for split, chosen in (("train", ~kept), ("val", kept))
-    }
     return PicturesOfClasses(
         folder=root,
         folders=folders,
         names=names,
-        splits=parts,
+        splits={"train": found.part(~kept), "val": found.part(kept)},
+        val_folder="",
         how=(
             f"{place} has no validation beside it: {kept.sum()} of {len(found)} pictures were kept for it, "
             f"chosen by seed {seed}"

@@ -16,6 +16,7 @@ from numba import njit
 
 BITS = 10  # fractional bits of places
 FINE = 5  # of which so many choose the weights of a linear mix
+SHARES = 22  # fractional bits of the weights that Pillow resizes by
 
 
 def _compiled(function: Callable[..., Any]) -> Any:
@@ -153,3 +154,63 @@ def shifted_thumbnails(images, places, tops, lefts, flips, table, border, out): 
                 for x in range(start, end):
                     to[x] = values[line[first + step * x, c]]
                 to[end:] = outside
+
+
+@_compiled
+def _triangle_taps(length, size, firsts, counts, weights):  # pragma: no cover - compiled
+    """Pillow's bilinear filter from ``length`` to ``size`` pixels, in fixed point of `SHARES` bits.
+
+    Output pixel x is the sum of ``counts[x]`` pixels from ``firsts[x]`` on, each times its weight; weights
+    (size, most taps) int32.
+    """
+    scale = length / size
+    reach = max(scale, 1.0)
+    step = 1.0 / reach
+    for x in range(size):
+        centre = (x + 0.5) * scale
+        first, last = max(int(centre - reach + 0.5), 0), min(int(centre + reach + 0.5), length)
+        total = 0.0
+        for i in range(first, last):
+            total += max(1.0 - abs((i - centre + 0.5) * step), 0.0)
+        for i in range(first, last):
+            weight = max(1.0 - abs((i - centre + 0.5) * step), 0.0) / total
+            weights[x, i - first] = int(weight * (1 << SHARES) + 0.5)
+        firsts[x], counts[x] = first, last - first
+
+
+@_compiled
+def resized_thumbnails(images, places, windows, flips, table, out):  # pragma: no cover - compiled
+    """Cut windows out of small pictures, resize, mirror and normalise them as Pillow does.
+
+    images (N, h, w, C) uint8, windows (B, 4) of top, left, height, width, out (B, C, H, W) float32. Rows are
+    resized first and rounded to bytes, then columns; ``table`` (C, 256) says what each value becomes.
+    """
+    colours, height, width = out.shape[1:]
+    most = max(images.shape[1], images.shape[2]) + 1
+    across, down = np.empty((width, most), np.int32), np.empty((height, most), np.int32)
+    lefts, wides = np.empty(width, np.int64), np.empty(width, np.int64)
+    tops, talls = np.empty(height, np.int64), np.empty(height, np.int64)
+    rows, sums = np.empty((images.shape[1], width), np.int32), np.empty(width, np.int32)
+    half = np.int32(1 << (SHARES - 1))
+    for b in range(len(places)):
+        image, (top, left, tall, wide) = images[places[b]], windows[b]
+        _triangle_taps(wide, width, lefts, wides, across)
+        _triangle_taps(tall, height, tops, talls, down)
+        for c in range(colours):
+            values = table[c]
+            for y in range(tall):
+                line, row = image[top + y], rows[y]
+                for x in range(width):
+                    total, start = half, left + lefts[x]
+                    for i in range(wides[x]):
+                        total += np.int32(line[start + i, c]) * across[x, i]
+                    row[width - 1 - x if flips[b] else x] = min(total >> SHARES, 255)
+            for y in range(height):
+                sums[:] = half
+                for i in range(talls[y]):
+                    row, weight = rows[tops[y] + i], down[y, i]
+                    for x in range(width):
+                        sums[x] += row[x] * weight
+                to = out[b, c, y]
+                for x in range(width):
+                    to[x] = values[min(sums[x] >> SHARES, 255)]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from prunelab.data import synthetic
-from prunelab.data.cifar import BINARY, open_cifar10
+from prunelab.data.cifar import CIFAR10, open_cifar
 from prunelab.data.segmentation import find_pictures, read_image
 from prunelab.data.synthetic.shape_classes import CLASSES, make_picture, write_classes
 from prunelab.errors import UserError
@@ -19,17 +19,17 @@ def test_pictures_are_those_of_every_other_machine():
 
 def test_a_set_in_binary_records_is_read_as_cifar_is_and_is_balanced(tmp_path):
     folder = synthetic.cached("classes", cache_dir=tmp_path, train=50, test=30)
-    train, test = (open_cifar10(folder, split) for split in ("train", "test"))
+    train, test = (open_cifar(folder, split) for split in ("train", "test"))
     assert np.bincount(train.labels).tolist() == [5] * 10
     assert np.bincount(test.labels).tolist() == [3] * 10
     assert np.array_equal(train.images[7], make_picture(0, 300_007))
     assert np.array_equal(test.images[29], make_picture(0, 100_029))
-    assert (folder / BINARY / "batches.meta.txt").read_text().split() == list(CLASSES)
+    assert (folder / CIFAR10.binary / "batches.meta.txt").read_text().split() == list(CLASSES)
 
 
 def test_a_larger_set_begins_with_a_smaller_one_and_another_seed_is_another_set(tmp_path):
     small, large, other = (
-        open_cifar10(write_classes(tmp_path / str(place), seed=seed, train=count, test=10), "train").images
+        open_cifar(write_classes(tmp_path / str(place), seed=seed, train=count, test=10), "train").images
         for place, (seed, count) in enumerate([(0, 20), (0, 30), (1, 20)])
     )
     assert np.array_equal(large[:20], small)

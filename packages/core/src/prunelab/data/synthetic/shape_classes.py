@@ -13,13 +13,14 @@ and places say nothing of the class.
 
 from __future__ import annotations
 
+import io
 import math
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from prunelab.data.cifar import SIDE, Cifar10, write_binary
+from prunelab.data.cifar import SIDE, CifarSplit, write_binary
 from prunelab.data.synthetic.shape_drawing import COLOURS, GROUNDS, MORE_SHAPES, SHAPES, Draws, Thing, draw
 from prunelab.errors import UserError
 from prunelab.seed import derive
@@ -107,11 +108,11 @@ def write_classes(
     return root
 
 
-def _split(seed: int, first: int, count: int) -> Cifar10:
+def _split(seed: int, first: int, count: int) -> CifarSplit:
     images = np.zeros((count, SIDE, SIDE, 3), np.uint8)
     for place in range(count):
         images[place] = make_picture(seed, first + place)
-    return Cifar10(images, np.arange(count) % len(CLASSES))
+    return CifarSplit(images, np.arange(count) % len(CLASSES))
 
 
 def _write_folders(folder: Path, seed: int, first: int, count: int, side: int) -> None:
@@ -125,3 +126,33 @@ def _write_folders(folder: Path, seed: int, first: int, count: int, side: int) -
         elif place % 3:
             image = image[:, side // 16 : side - side // 16]
         Image.fromarray(image).save(folder / CLASSES[place % 10] / f"{place:06d}.JPEG", quality=95)
+
+
+def class_folder(number: int) -> str:
+    """Name of a folder of `write_class_folders`: like a synset's of ILSVRC-12."""
+    return f"n{number:08d}"
+
+
+def write_class_folders(place: StrPath, *, seed: int, classes: int, count: int, side: int) -> None:
+    """Write pictures into as many folders of classes as one likes, named by `class_folder`.
+
+    To try a configuration that wants 1000 classes: the same few pictures come again and again, some of them
+    wider than high.
+
+    Args:
+        place: the folder of a split.
+        seed: of the pictures.
+        classes: number of classes; those without a picture have no folder.
+        count: pictures in all; they take turns through the classes.
+        side: width of the pictures.
+    """
+    files = []
+    for number in range(len(CLASSES)):
+        image = make_picture(seed, number, side=side)[: side - (number % 3) * side // 8]
+        file = io.BytesIO()
+        Image.fromarray(image).save(file, "JPEG")
+        files.append(file.getvalue())
+    for number in range(count):
+        folder = Path(place) / class_folder(number % classes)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{number:06d}.JPEG").write_bytes(files[number % classes % len(files)])
