@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeAlias
@@ -104,7 +105,7 @@ def read_npz(path: StrPath) -> dict[str, np.ndarray]:
     try:
         with np.load(file, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
-    except (ValueError, OSError, EOFError, AttributeError, zipfile.BadZipFile, zipfile.zlib.error) as error:
+    except (ValueError, OSError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"{file}: damaged or cut off, expected an npz file of arrays alone") from error
 
 
@@ -144,7 +145,8 @@ def translate(
     if missing:
         more = ", ..." if len(missing) > SHOWN else ""
         raise UserError(
-            f"{where}: {len(missing)} keys missing: {', '.join(missing[:SHOWN])}{more}, expected {_expected(model)}"
+            f"{where}: {len(missing)} keys missing: {', '.join(missing[:SHOWN])}{more}, "
+            f"expected {_expected(model)}"
         )
     state = {}
     for name, (place, change) in places.items():
@@ -183,7 +185,18 @@ def load_npz(
     Raises:
         UserError: the file is missing or damaged, lacks a key, or holds another network.
     """
-    state, unused = translate(read_npz(path), model, where=str(path), head=not zero_head)
+    return fill_npz(model, read_npz(path), where=str(path), zero_head=zero_head, edge_zeros=edge_zeros)
+
+
+def fill_npz(
+    model: VisionTransformer,
+    arrays: Mapping[str, np.ndarray],
+    *,
+    where: str,
+    zero_head: bool = True,
+    edge_zeros: bool = False,
+) -> Loaded:
+    """Do as `load_npz` with a file that was read."""
+    state, unused = translate(arrays, model, where=where, head=not zero_head)
     head = "zero" if zero_head else "file"
-    loaded = fill(model, state, where=str(path), what=WHAT, head=head, edge_zeros=edge_zeros, unused=unused)
-    return loaded
+    return fill(model, state, where=where, what=WHAT, head=head, edge_zeros=edge_zeros, unused=unused)

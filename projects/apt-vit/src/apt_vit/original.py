@@ -1,7 +1,7 @@
-"""The original's checkpoints: ``0_NAME_checkpoint.bin`` of the best unpruned accuracy, ``1_...`` of the pruned.
+"""The original's checkpoints: ``0_NAME_checkpoint.bin`` of the best unpruned accuracy, ``1_...`` of pruned.
 
-Each is a bare state dict. It says neither sizes that no shape shows (heads, clip layers, size of pictures) nor
-names of classes; what we write has these beside it, in ``..._checkpoint.json``.
+Each is a bare state dict. It says neither sizes that no shape shows (heads, clip layers) nor names of
+classes; what we write has these beside it, in ``..._checkpoint.json``.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def read_state(path: StrPath) -> dict[str, Tensor]:
 
 
 def read_facts(path: StrPath) -> dict[str, Any] | None:
-    """The configuration beside a checkpoint, as `apt_vit.classifier.Classifier.facts` gave it; None: not there.
+    """What `apt_vit.classifier.Classifier.facts` gave, from beside a checkpoint; None: it is not there.
 
     Raises:
         UserError: the file beside it is damaged or another's.

@@ -31,7 +31,7 @@ class Resized:
 
 
 def square_side(rows: int) -> int | None:
-    """Side of the square grid that a table of so many rows (the class token's among them) has; None: no square."""
+    """Side of the square grid of a table of so many rows, the class token's among them; None: no square."""
     side = math.isqrt(max(rows - 1, 0))
     return side if side and side * side == rows - 1 else None
 

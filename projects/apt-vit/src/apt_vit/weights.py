@@ -76,12 +76,16 @@ def fill(
         found[POSITIONS] = resized.table
     theirs, ours = ({name for name in names if name.startswith(AGENT)} for names in (found, own))
     if theirs and theirs != ours:
-        notes.append(f"the file has agents of {_agents(theirs)} blocks, the network of {_agents(ours)}: not taken")
+        notes.append(
+            f"the file has agents of {_agents(theirs)} blocks, the network of {_agents(ours)}: not taken"
+        )
         found = {name: value for name, value in found.items() if name not in theirs}
     differs = any(name not in found or found[name].shape != own[name].shape for name in HEAD)
     if head == "zero" or (head == "fit" and differs):
         if head == "fit" and HEAD[1] in found:
-            notes.append(f"the file has {len(found[HEAD[1]])} classes, the network {model.cfg.num_classes}: new head")
+            notes.append(
+                f"the file has {len(found[HEAD[1]])} classes, the network {model.cfg.num_classes}: new head"
+            )
         found |= {name: torch.zeros_like(own[name]) for name in HEAD}
     optional = (AGENT, NORM) if what.startswith("timm") else (AGENT,)
     missing = tuple(name for name in own if name not in found and name.startswith(optional))
