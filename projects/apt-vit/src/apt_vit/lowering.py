@@ -37,8 +37,6 @@ FAITHFUL: dict[str, Any] = {
     "flip": False,
     "validation_share": 0.0,
     "reward_dropout": "fresh",
-    "threshold": 0.5,
-    "keep_rate": None,
 }
 """What the original does where ``fixed`` does otherwise, besides its quirks."""
 CLASSES = {"cifar10": 10, "cifar100": 100, "tiny": 10}
