@@ -21,7 +21,7 @@ from apt_vit.preprocess import Draw, Preprocess, preprocess_of
 from prunelab import dist
 from prunelab.data import cifar
 from prunelab.data.cifar import CIFAR10, CIFAR100, CifarSplit
-from prunelab.data.cifar_files import checked, fetched
+from prunelab.data.cifar_files import OtherChecksum, checked, fetched
 from prunelab.data.loader import Loader, SizedDataset, load_in
 from prunelab.data.pictures import pixels
 from prunelab.data.pictures_of_classes import (
@@ -282,7 +282,7 @@ def _published(cfg: Config) -> Path:
             fetched(folder, of, strict=strict)
         for line in checked(folder, of, strict=strict):
             print(f"warning: {line}", file=sys.stderr, flush=True)
-    except cifar.OtherChecksum as error:
+    except OtherChecksum as error:
         raise UserError(f"{error}; --checksum warn goes on with it") from None
     return folder
 
