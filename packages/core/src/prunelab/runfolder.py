@@ -92,9 +92,7 @@ def claim(cfg: RunConfig, config: Mapping[str, Any]) -> Beginning:
     folder, lines, source, finished = cfg.dir, [], None, None
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder}: is a file; expected a folder for the run")
-    held = _holds_run(folder)
-    if held is not None and not cfg.resume:
-        raise UserError(f"{folder}: already holds a run ({held}); expected --resume or another folder")
+    held = check_free(folder, resume=cfg.resume)
     if cfg.resume:
         source = _own_checkpoint(folder, lines)
         if source is None and held not in (FINISHED, ONCE):
@@ -114,6 +112,21 @@ def claim(cfg: RunConfig, config: Mapping[str, Any]) -> Beginning:
     for name in MODEL_FOLDERS:
         recover_folder(folder / name)
     return Beginning(source=source, own=own, finished=finished, lines=lines)
+
+
+def check_free(folder: Path, *, resume: bool) -> str | None:
+    """Refuse a folder that holds a run, unless that is to be resumed; for work that comes before a run.
+
+    Returns:
+        The first sign of a run; None: there is none.
+
+    Raises:
+        UserError: there is one, and ``resume`` is off.
+    """
+    held = _holds_run(folder)
+    if held is not None and not resume:
+        raise UserError(f"{folder}: already holds a run ({held}); expected --resume or another folder")
+    return held
 
 
 def _own_checkpoint(folder: Path, lines: list[str]) -> Path | None:
