@@ -73,6 +73,7 @@ class Evaluator:
         model: in evaluation mode, on its device.
         rule: which tokens are pruned; not needed for mode ``plain``.
         mode: one of `MODES`.
+        layout: of mode ``dropped``, see `apt_vit.dropping.Dropper`.
         amp: ``bf16`` runs the network in mixed precision.
         channels_last: memory format of the pictures.
 
@@ -86,6 +87,7 @@ class Evaluator:
         rule: Rule | None = None,
         mode: str = "plain",
         *,
+        layout: str = "auto",
         amp: str = "off",
         channels_last: bool = False,
     ) -> None:
@@ -94,9 +96,10 @@ class Evaluator:
             raise UserError(f"mode is {mode}, expected plain where there is no rule to prune by")
         self.model, self.mode, self.rule = model, mode, rule
         self.amp, self.channels_last = amp, channels_last
-        self.layers = list(model.agents) if mode != "plain" else []
-        """Blocks that prune."""
-        self.dropper = Dropper(model, rule) if mode == "dropped" and rule is not None else None
+        self.dropper = Dropper(model, rule, layout=layout) if mode == "dropped" and rule is not None else None
+        prunes = rule is not None and rule.prunes and mode != "plain"
+        self.layers = [i for i in model.cfg.clip_layers if i < model.cfg.num_layers] if prunes else []
+        """Blocks behind which tokens are pruned."""
 
     def answers(self, batches: Iterable[Batch]) -> Iterator[Answer]:
         """What the network says, batch by batch."""
