@@ -218,3 +218,18 @@ def test_half_precision_keeps_as_many_and_answers_nearly_the_same(model: VisionT
         found = passes.masked(model, images, LAYERS, rule)
     assert found.kept.tolist() == exact.kept.tolist() == [[22, 15, 11]] * 2
     torch.testing.assert_close(found.logits.float(), exact.logits, atol=0.1, rtol=0.1)
+
+
+@pytest.mark.gpu
+@torch.no_grad()
+def test_passes_on_a_gpu_keep_the_tokens_of_the_processor() -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    model, images = small_model(), pictures(3)
+    for rule in RULES:
+        here = passes.masked(model.cpu(), images, LAYERS, rule)
+        there = passes.masked(model.cuda(), images.cuda(), LAYERS, rule)
+        assert there.kept.tolist() == here.kept.tolist()
+        torch.testing.assert_close(there.logits.cpu(), here.logits, atol=1e-4, rtol=1e-3)
+        dropped = passes.dropped(model, images[:1].cuda(), LAYERS, rule)
+        torch.testing.assert_close(dropped.logits.cpu(), here.logits[:1], atol=1e-4, rtol=1e-3)

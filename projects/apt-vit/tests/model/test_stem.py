@@ -13,7 +13,7 @@ from torch import nn
 
 from apt_vit.config import ModelConfig, ResNetConfig
 from apt_vit.model import build
-from apt_vit.model.stem import StandardisedConv, Stem, check_sizes, grid_of, kernel_of, pad_same
+from apt_vit.model.stem import StandardisedConv, Stem, grid_of, kernel_of, pad_same
 from prunelab.errors import UserError
 
 HYBRID = ModelConfig(
@@ -32,10 +32,6 @@ FAITHFUL = {"root_pool_same": False, "stem_as_published": False}
 
 def with_sizes(height: int, width: int, **changes: object) -> ModelConfig:
     return dataclasses.replace(HYBRID, img_size=(height, width), **changes)  # type: ignore[arg-type]
-
-
-def sides_of(cfg: ModelConfig) -> str:
-    return "x".join(map(str, cfg.img_size))
 
 
 def test_a_standardised_weight_has_mean_0_and_variance_1_for_each_output() -> None:
@@ -137,23 +133,3 @@ def test_sizes_that_make_no_network_are_refused(cfg: ModelConfig, words: str) ->
     with pytest.raises(UserError) as found:
         build(cfg)
     assert words in str(found.value)
-
-
-@pytest.mark.parametrize(
-    "cfg",
-    [ModelConfig(img_size=(32, 40)), with_sizes(64, 72), with_sizes(128, 144)],
-    ids=sides_of,
-)
-def test_pictures_with_a_border_that_no_patch_covers_are_refused(cfg: ModelConfig) -> None:
-    with pytest.raises(UserError, match="expected multiples of the patch of"):
-        check_sizes(cfg)
-
-
-@pytest.mark.parametrize(
-    "cfg",
-    [ModelConfig(img_size=(32, 48)), with_sizes(64, 80), with_sizes(128, 160)],
-    ids=sides_of,
-)
-def test_pictures_of_whole_patches_are_taken(cfg: ModelConfig) -> None:
-    check_sizes(cfg)
-    assert min(grid_of(cfg)) > 0

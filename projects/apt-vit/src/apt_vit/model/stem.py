@@ -202,25 +202,5 @@ def grid_of(cfg: ModelConfig) -> tuple[int, int]:
     return grid
 
 
-def check_sizes(cfg: ModelConfig) -> None:
-    """Refuse pictures of which a border would be ignored.
-
-    The original drops the border without a word, or fails in the first pass.
-
-    Raises:
-        UserError: the picture's side is no multiple of the patch, or of what the hybrid needs.
-    """
-    if cfg.patch_size is not None:
-        step = cfg.patch_size
-    else:
-        kernel = kernel_of(cfg)
-        step = (STRIDE * kernel[0], STRIDE * kernel[1])
-    grid_of(cfg)
-    if cfg.img_size[0] % step[0] or cfg.img_size[1] % step[1]:
-        raise UserError(
-            f"img_size is {_times(cfg.img_size)}, expected multiples of the patch of {_times(step)} pixels"
-        )
-
-
 def _times(sides: tuple[int, int]) -> str:
     return f"{sides[0]} x {sides[1]}"
