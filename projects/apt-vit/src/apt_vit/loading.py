@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -73,8 +74,11 @@ def open_weights(
         classifier = Classifier.from_pretrained(place, device=device)
         return classifier, Loaded(what=FOLDER)
     weights = read_weights(place)
-    model, loaded = _adopted(weights, typed or {})
-    return _classifier(weights, model).to(device), loaded
+    typed = typed or {}
+    model, loaded = _adopted(weights, typed)
+    classifier = _classifier(weights, model)
+    names = tuple(typed.get("class_names") or classifier.class_names)
+    return replace(classifier, class_names=names).to(device), loaded
 
 
 def fill_from(

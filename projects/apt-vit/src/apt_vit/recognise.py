@@ -324,7 +324,8 @@ def class_names_of(weights: Weights, cfg: ModelConfig) -> tuple[str, ...]:
     """Names of the classes where a file's kind and number of classes tell them; else none."""
     count = cfg.num_classes
     if weights.kind == "original":
-        return cifar.CLASSES if count == len(cifar.CLASSES) else ()
+        known = {len(names): names for names in (cifar.CLASSES, cifar.CLASSES_100)}
+        return known.get(count, ())  # the original knows no other data
     if count == IMAGENET:
         from torchvision.models import ResNet18_Weights  # slow to import
 
