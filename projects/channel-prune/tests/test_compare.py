@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import psutil
 import pytest
 from torch import nn
 
@@ -49,39 +44,6 @@ def test_rows_are_kept_and_only_missing_ones_are_made(
     monkeypatch.setattr(compare, "full_network", None)  # nothing is to be made
     assert compare.compare(setting, OPTIONS) == rows
     assert "torch-pruning" in capsys.readouterr().out
-
-
-def test_a_worker_ends_when_its_parent_has() -> None:
-    ended = threading.Event()
-    sentinel, parent = os.pipe()
-    compare.end_with(sentinel, lambda _: ended.set())
-    assert not ended.wait(0.05)
-    os.close(parent)
-    assert ended.wait(10)
-    os.close(sentinel)
-
-
-WORKER = """
-import multiprocessing, os, time
-from channel_prune.compare import end_with
-def work():
-    end_with(multiprocessing.parent_process().sentinel)
-    print(os.getpid(), flush=True)
-    time.sleep(600)
-if __name__ == "__main__":
-    multiprocessing.get_context("spawn").Process(target=work).start()
-"""
-
-
-@pytest.mark.slow
-def test_a_killed_parent_takes_its_workers_along(tmp_path: Path) -> None:
-    script = tmp_path / "script.py"
-    script.write_text(WORKER)
-    with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True) as parent:
-        assert parent.stdout is not None
-        worker = psutil.Process(int(parent.stdout.readline()))
-        parent.kill()
-    worker.wait(30)
 
 
 def test_table_has_means_over_seeds() -> None:

@@ -10,14 +10,10 @@ from __future__ import annotations
 import copy
 import itertools
 import json
-import multiprocessing
-import os
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from multiprocessing.connection import wait
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +35,7 @@ from prunelab import dist
 from prunelab.data.endless import Endless
 from prunelab.errors import UserError, entry
 from prunelab.flops import count
+from prunelab.jobs import results
 from prunelab.report import Table, result_table
 from prunelab.seed import seed_all
 from prunelab.tracked import evaluating
@@ -110,7 +107,9 @@ def compare(cfg: Config, options: CompareOptions) -> list[Row]:
         Part(seed=number, ratio=ratio, method=method)
         for number, ratio, method in itertools.product(options.seeds, options.ratios, options.methods)
     ]
-    for row in made(cfg, options, [part for part in parts if part not in done]):
+    missing = [part for part in parts if part not in done]
+    work = partial(Opened.row, seconds=options.finetune_seconds)
+    for row in results(missing, partial(Opened, cfg), work, jobs=options.jobs):
         rows.append(row)
         write_json(path, rows)
         print(" ".join(f"{name}={value}" for name, value in row.items()), flush=True)
@@ -118,49 +117,6 @@ def compare(cfg: Config, options: CompareOptions) -> list[Row]:
     write_json(path.with_name("means.json"), found)
     write_ways(path.with_name("ways.png"), found)
     return rows
-
-
-def made(cfg: Config, options: CompareOptions, parts: Sequence[Part]) -> Iterator[Row]:
-    """Rows as they are made, by as many processes as the options say."""
-    if options.jobs == 1 or len(parts) < 2:
-        opened = Opened(cfg)
-        yield from (opened.row(part, options.finetune_seconds) for part in parts)
-        return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(options.jobs, context, initializer=_begin, initargs=(cfg,)) as pool:
-        work = [pool.submit(_row, part, options.finetune_seconds) for part in parts]
-        yield from (future.result() for future in as_completed(work))
-
-
-_OPENED: list[Opened] = []
-"""In a process of `made`: what its rows share."""
-
-
-def _begin(cfg: Config) -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        end_with(parent.sentinel)
-    torch.set_num_threads(1)
-    _OPENED.append(Opened(cfg))
-
-
-def end_with(sentinel: int, end: Callable[[int], object] = os._exit) -> None:
-    """Let this process end as soon as another one has, in the middle of a row too: nobody waits for it.
-
-    Args:
-        sentinel: of the other process (`multiprocessing.Process.sentinel`).
-        end: what is called then, in a thread, with the code 1.
-    """
-
-    def watch() -> None:
-        wait([sentinel])
-        end(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-def _row(part: Part, seconds: float) -> Row:
-    return _OPENED[0].row(part, seconds)
 
 
 def folder_of(cfg: Config) -> Path:
