@@ -16,8 +16,8 @@ from ml_collections import ConfigDict
 
 from apt_vit import configs
 from apt_vit.config import MODEL_TYPES, PRESETS, Config, ModelConfig, ResNetConfig
-from apt_vit.configs import CONFIGS, NPZ_FILES, model_config, model_values
-from apt_vit.lowering import FIELDS, lower_values
+from apt_vit.configs import CONFIGS, NPZ_FILES, model_values
+from apt_vit.lowering import FIELDS, lower_values, network
 from apt_vit.model import build
 from prunelab.config import from_plain, to_plain, yaml_text
 from prunelab.doors import field_docs
@@ -135,9 +135,20 @@ def test_a_configdict_of_ones_own_becomes_a_network() -> None:
     own.update({"hidden_size": 8, "transformer": {"num_heads": 2, "num_layers": 3}})
     cfg = from_plain(ModelConfig, {"model_type": "mine", **model_values(own)})
     assert (cfg.hidden_size, cfg.num_heads, cfg.num_layers, cfg.patch_size) == (8, 2, 3, (16, 16))
-    hybrid = model_config("R50-ViT-B_16", img_size=240, num_classes=3, clip_layers=(1,))
+
+
+def test_a_named_network_may_have_other_sizes() -> None:
+    hybrid = network("R50-ViT-B_16", img_size=240, num_classes=3, clip_layers=(1,))
     assert hybrid.resnet == ResNetConfig(num_layers=(3, 4, 9))
     assert (hybrid.img_size, hybrid.num_classes, hybrid.clip_layers) == ((240, 240), 3, (1,))
+    tiny = network("tiny", patch_size=8)
+    assert (tiny.img_size, tiny.patch_size, tiny.clip_layers) == ((32, 32), (8, 8), (1, 2, 4))
+    with pytest.raises(UserError, match=r"ViT-B_61.*did you mean ViT-B_16"):
+        network("ViT-B_61")
+    with pytest.raises(UserError, match="tiny: unknown key hidden_sizes: did you mean hidden_size"):
+        network("tiny", hidden_sizes=5)
+    with pytest.raises(UserError, match="tiny: unknown key threshold"):
+        network("tiny", threshold=0.3)
 
 
 @pytest.mark.parametrize(
@@ -150,8 +161,6 @@ def test_a_configdict_of_ones_own_becomes_a_network() -> None:
 def test_a_configuration_of_another_kind_of_network_is_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         model_values({**configs.get_b16_config().to_dict(), **change})
-    with pytest.raises(UserError, match="did you mean ViT-B_16"):
-        model_config("ViT-B_61")
 
 
 # --- what a configuration is ---

@@ -50,10 +50,10 @@ def build(name: str = "ViT-B_16", **sizes: Any) -> VisionTransformer:
     Raises:
         prunelab.errors.UserError: there is no such network, or a size that does not fit.
     """
-    from apt_vit.configs import model_config
+    from apt_vit.lowering import network
     from apt_vit.model import build as build_network
     from apt_vit.model.initialise import fresh_agents
 
-    model = build_network(model_config(name, **sizes))
+    model = build_network(network(name, **sizes))
     fresh_agents(model.agents.values())
     return model

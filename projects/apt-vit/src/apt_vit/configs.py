@@ -1,4 +1,4 @@
-"""The named networks as ConfigDicts, under the original's function names, and their way to a `ModelConfig`.
+"""The named networks as ConfigDicts, under the original's function names, and the sizes that they state.
 
 A function gives a new ConfigDict each time, which its caller may change before it is lowered. Clip layers,
 picture size and classes are no part of it, as in the original.
@@ -11,8 +11,6 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from apt_vit.config import ModelConfig
-from prunelab.config import from_plain
 from prunelab.doors import check_one_of
 from prunelab.errors import UserError
 
@@ -130,16 +128,3 @@ def named_values(name: str) -> dict[str, Any]:
     """
     check_one_of("model_type", name, CONFIGS)
     return {"model_type": name, **model_values(CONFIGS[name]())}
-
-
-def model_config(name: str = "ViT-B_16", **values: Any) -> ModelConfig:
-    """A named network with other values for some fields of `ModelConfig`, ``img_size`` an int or a pair.
-
-    Raises:
-        UserError: there is no such network or field, or a value that does not fit.
-    """
-    plain = named_values(name) | values
-    if isinstance(plain.get("img_size"), int):
-        plain["img_size"] = [plain["img_size"]] * 2
-    plain = {key: list(value) if isinstance(value, tuple) else value for key, value in plain.items()}
-    return from_plain(ModelConfig, plain, where=name)

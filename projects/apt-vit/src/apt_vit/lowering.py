@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from apt_vit.config import CLIP_LAYERS, Config, QuirkConfig, RunOptions
+from apt_vit.config import CLIP_LAYERS, Config, ModelConfig, QuirkConfig, RunOptions
 from apt_vit.configs import NPZ_FILES, named_values
 from apt_vit.layout import count_classes, data_dir, run_config
 from apt_vit.options import InferOptions, TestOptions
 from prunelab.config import Flat, load_config, to_plain
-from prunelab.doors import check_above, check_order
+from prunelab.doors import check_above, check_order, did_you_mean
 from prunelab.errors import UserError
 
 FIELDS = Flat(Config)
@@ -166,6 +166,22 @@ def lower_values(values: Mapping[str, Any], *, preset: str = "fixed") -> Config:
     return FIELDS.build(found | plain | {"preset": preset}, where="the command line")
 
 
+def network(name: str = "ViT-B_16", **values: Any) -> ModelConfig:
+    """A named network with other values for some fields of `ModelConfig`, as ``fixed`` has it.
+
+    Args:
+        name: one of `apt_vit.config.MODEL_TYPES`.
+        **values: the fields; sizes of pictures and patches may be one number.
+
+    Raises:
+        UserError: there is no such network or field, or a value that does not fit.
+    """
+    fields = [field for field, group in FIELDS.group_of.items() if group == "model"]
+    if unknown := [field for field in values if field not in fields]:
+        raise UserError(f"{name}: unknown key {unknown[0]}: {did_you_mean(unknown[0], fields)}")
+    return lower_values({"model_type": name, **values}).model
+
+
 def preset_values(preset: str, *, num_layers: int = 12) -> dict[str, Any]:
     """The fields that a preset sets: the quirks, and how tokens are pruned and agents learn.
 
@@ -253,6 +269,9 @@ def _plain(typed: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
     """
     stem = {name.removeprefix(STEM): to_plain(v) for name, v in typed.items() if name.startswith(STEM)}
     plain = {name: to_plain(v) for name, v in typed.items() if not name.startswith(STEM)}
+    for name in ("img_size", "patch_size", "patch_grid"):
+        if isinstance(plain.get(name), int):
+            plain[name] = [plain[name]] * 2
     fractions = plain.pop(CLIP_FRACTIONS, None)
     if fractions is not None:
         if "clip_layers" in plain:

@@ -1,0 +1,136 @@
+"""What README, docs/weights.md and docs/apt-vit.md show can be typed, and the lines of Python run."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from apt_vit import build
+from apt_vit.classifier import Classifier
+from apt_vit.config import QuirkConfig
+from apt_vit.lowering import FAITHFUL, lower_values
+from apt_vit.macs import lengths_of, macs_of
+from apt_vit.preprocess import preprocess_of
+
+from .commands import PROJECT, SHIMS, UV, Documented
+from .commands import alone as alone
+
+DOCS = PROJECT.parents[1] / "docs"
+README = (PROJECT / "README.md").read_text(encoding="utf-8")
+WEIGHTS = (DOCS / "weights.md").read_text(encoding="utf-8")
+PAGE = (DOCS / "apt-vit.md").read_text(encoding="utf-8")
+FENCE = re.compile(r"^```(\S*)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+INLINE = re.compile(r"`((?:uv run --package apt-vit|sh scripts/\w+\.sh) [^`]+)`")
+PLACEHOLDERS = ("FILE", "FILE...", "FOLDER", "MODEL")
+
+
+def commands() -> Iterator[list[str]]:
+    """The words of every command of this project, in fences, tables and running text."""
+    ours = WEIGHTS.partition("## apt-vit")[2].partition("\n## ")[0]
+    texts = (README, ours, PAGE)
+    bodies = [body for text in texts for language, body in FENCE.findall(text) if language == "sh"]
+    lines = "".join(bodies).replace("\\\n", " ").splitlines()
+    for line in lines + [found for text in texts for found in INLINE.findall(FENCE.sub("", text))]:
+        words = shlex.split(line, comments=True)
+        if words[:3] == ["uv", "run", "python3"]:
+            words = words[2:]
+        known = words[: len(UV)] == UV or any(word in ("sh", "sbatch", "python3") for word in words[:2])
+        if known and not any(word in PLACEHOLDERS for word in words):
+            yield words
+
+
+@pytest.fixture(scope="module")
+def documented() -> Documented:
+    return Documented(pytest.MonkeyPatch())
+
+
+@pytest.mark.usefixtures("alone")
+@pytest.mark.parametrize("words", list(commands()), ids=" ".join)
+def test_every_command_is_understood(words: list[str], documented: Documented) -> None:
+    assert documented.understood(words)
+
+
+def test_the_commands_of_the_originals_readme_are_there() -> None:
+    shims = [words[1] for words in commands() if words[0] == "python3"]
+    assert shims == list(SHIMS)
+    assert len(list(commands())) > 20
+
+
+def test_every_row_of_the_published_table_has_its_score_and_a_command() -> None:
+    rows = [
+        [cell.strip() for cell in row.split("|")[1:-1]] for row in README.splitlines() if "CIFAR-10" in row
+    ]
+    table = {(row[0], row[1]): (float(row[2]), row[3].strip("`")) for row in rows if len(row) == 4}
+    assert {key: score for key, (score, _) in table.items()} == {
+        ("CIFAR-100", "ViT"): 92.3,
+        ("CIFAR-100", "APT (pruning)"): 92.6,
+        ("CIFAR-100", "APT (no pruning)"): 93.03,
+        ("CIFAR-10", "ViT"): 99.08,
+        ("CIFAR-10", "APT (pruning)"): 98.93,
+        ("CIFAR-10", "APT (no pruning)"): 98.92,
+    }
+    written = [shlex.split(command) for _, command in table.values()]
+    assert all(words in list(commands()) for words in written)
+
+
+def test_the_table_of_multiply_adds_is_what_they_are() -> None:
+    cfg = lower_values({"dataset": "cifar100"}).model
+    table = README.partition("| tokens kept behind")[2].partition("\n\n")[0]
+    rows = re.findall(r"^\| (\d+), (\d+), (\d+).*?\| ([\d.]+) % \| ([\d.]+) % \|$", table, re.MULTILINE)
+    assert len(rows) == 6
+    dense = macs_of(cfg, lengths_of(cfg), "none")
+    for *counts, written, folded in rows:
+        lengths = lengths_of(cfg, dict(zip(cfg.clip_layers, map(int, counts), strict=True)))
+        found = [100 * macs_of(cfg, lengths, form) / dense for form in ("plain", "folded")]
+        assert [f"{share:.1f}" for share in found] == [written, folded]
+
+
+def test_every_quirk_and_every_setting_of_the_preset_has_a_row_and_the_other_way_round() -> None:
+    def last_column(start: str) -> list[str]:
+        rows = README.partition(start)[2].partition("\n\n")[0].splitlines()[2:]
+        return [re.findall(r"`(\w+)` \|$", row)[0] for row in rows]
+
+    assert last_column("| quirk of the original") == [f.name for f in fields(QuirkConfig)]
+    assert set(last_column("| original (`faithful`)")) == FAITHFUL.keys()
+
+
+def python_blocks() -> list[str]:
+    """The fences of Python, in their order."""
+    return [body for language, body in FENCE.findall(README) if language == "python"]
+
+
+def test_the_passes_run_from_python_as_shown() -> None:
+    torch.manual_seed(0)
+    names: dict[str, Any] = {}
+    exec(python_blocks()[1], names)
+    found = names["found"]
+    assert found.logits.shape == (4, 5)
+    assert found.counts.tolist() == [[46, 32, 22]] * 4
+
+
+def test_the_three_lines_of_python_run(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = python_blocks()[0]
+    assert len(lines.splitlines()) == 3
+    cfg = lower_values({"dataset": "tiny"})
+    model = build("tiny")
+    classifier = Classifier(
+        model=model.eval(), preprocess=preprocess_of(cfg), class_names=tuple("abcdefghij")
+    )
+    classifier.save_pretrained(tmp_path / "runs/tour-001/run/best")
+    Image.new("RGB", (60, 40), (90, 120, 30)).save(tmp_path / "cat.jpg")
+    monkeypatch.chdir(tmp_path)
+    exec(lines, {})
+    found = ast.literal_eval(capsys.readouterr().out)
+    assert len(found) == 5
+    assert 0 < found[0][1] <= 1
