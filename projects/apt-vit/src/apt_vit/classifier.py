@@ -210,7 +210,6 @@ class Classifier:
     def to(self, device: str | torch.device) -> Classifier:
         """Move the network, in place."""
         self.model.to(torch.device(device))
-        self.__dict__.pop("dropper", None)
         return self
 
     def save_pretrained(self, folder: StrPath) -> Path:

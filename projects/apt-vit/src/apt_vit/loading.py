@@ -13,10 +13,11 @@ from apt_vit import npz, timm_weights
 from apt_vit.classifier import KIND, Classifier
 from apt_vit.model import VisionTransformer, build
 from apt_vit.model.initialise import fresh_agents
-from apt_vit.original import count_agents
+from apt_vit.original import AGENT, count_agents
 from apt_vit.preprocess import Preprocess
 from apt_vit.recognise import KINDS, Weights, class_names_of, config_of, read_weights
 from apt_vit.weights import Loaded, fill
+from prunelab.config import to_plain
 from prunelab.errors import UserError
 from prunelab.hub import is_model_folder, load_model_folder
 from prunelab.util import StrPath
@@ -26,6 +27,8 @@ INSIDE = ("best", "last")
 SUFFIXES = (".npz", ".bin", ".safetensors", ".pth", ".pt")
 """Of the files that are looked for in a folder."""
 FOLDER = "a model folder"
+OF_AGENTS = ("clip_layers", "normalise_agent_input")
+"""What agents have learnt with, without which they are not taken over."""
 
 
 def find_model(path: StrPath) -> Path:
@@ -49,8 +52,15 @@ def find_model(path: StrPath) -> Path:
         names = ", ".join(file.name for file in found[:3])
         raise UserError(f"{place}: holds several files of weights ({names}), expected the name of one")
     if not found:
-        raise UserError(f"{place}: no network there, expected a model folder, a run, {KINDS}")
+        missing = "no network in it" if place.is_dir() else "no such file or folder"
+        raise UserError(f"{place}: {missing}, expected a model folder, a run, {KINDS}")
     return found[0]
+
+
+def _place(path: StrPath) -> Path | str:
+    """`find_model`, but of what is not there and looks like no file: the id of a model on the Hub."""
+    known = Path(path).exists() or Path(path).suffix in SUFFIXES
+    return find_model(path) if known else str(path)
 
 
 def open_weights(
@@ -68,9 +78,8 @@ def open_weights(
     Raises:
         UserError: nothing is there, it is damaged, or it is no network that is known.
     """
-    here = Path(path).exists()
-    place = find_model(path) if here else path
-    if not here or is_model_folder(place):
+    place = _place(path)
+    if not isinstance(place, Path) or is_model_folder(place):
         classifier = Classifier.from_pretrained(place, device=device)
         return classifier, Loaded(what=FOLDER)
     weights = read_weights(place)
@@ -87,7 +96,8 @@ def fill_from(
     """Begin with weights from whatever holds some: put them into a network, in place.
 
     Position embeddings are resized to its pictures. Agents and the last layer are taken where the file has as
-    many and as large ones; else agents stay as they are, and the last layer becomes zeros.
+    many and as large ones, agents behind the same blocks as far as that is known; else agents stay as they
+    are, and the last layer becomes zeros.
 
     Args:
         model: the network.
@@ -101,11 +111,13 @@ def fill_from(
     Raises:
         UserError: nothing is there, or another network; the first differing names and shapes are given.
     """
-    here = Path(path).exists()
-    place = find_model(path) if here else path
-    if not here or is_model_folder(place):
+    place = _place(path)
+    if not isinstance(place, Path) or is_model_folder(place):
         found = load_model_folder(place, kind=KIND)
-        return fill(model, found.state, where=str(place), what=FOLDER, head="fit", edge_zeros=edge_zeros)
+        theirs = found.config.get("model") or {}
+        same = all(to_plain(getattr(model.cfg, name)) == theirs.get(name) for name in OF_AGENTS)
+        state = found.state if same else {k: v for k, v in found.state.items() if not k.startswith(AGENT)}
+        return fill(model, state, where=str(place), what=FOLDER, head="fit", edge_zeros=edge_zeros)
     weights = read_weights(place)
     if weights.kind == "npz":
         return npz.fill_npz(
@@ -116,13 +128,23 @@ def fill_from(
 
 def _fill(model: VisionTransformer, weights: Weights, *, edge_zeros: bool) -> Loaded:
     """Put a file's weights into a network; the last layer where it fits."""
-    where, what, state, unused = weights.path, weights.what, weights.state, ()
+    where, state, unused, optional = weights.path, weights.state, (), (AGENT,)
     if weights.kind == "npz":
         head = "head/bias" in weights.arrays
         state, unused = npz.translate(weights.arrays, model, where=where, head=head)
     elif weights.kind == "timm":
         state, unused = timm_weights.translate(weights.state, model.state_dict(), where=where)
-    return fill(model, state, where=where, what=what, head="fit", edge_zeros=edge_zeros, unused=unused)
+        optional = timm_weights.MAY_MISS
+    return fill(
+        model,
+        state,
+        where=where,
+        what=weights.what,
+        head="fit",
+        edge_zeros=edge_zeros,
+        unused=unused,
+        optional=optional,
+    )
 
 
 def _adopted(weights: Weights, typed: Mapping[str, Any]) -> tuple[VisionTransformer, Loaded]:

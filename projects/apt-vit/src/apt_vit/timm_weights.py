@@ -18,6 +18,8 @@ from apt_vit.preprocess import MEAN, STD, Preprocess
 from prunelab.errors import UserError
 
 WHAT = "timm's vision transformer"
+MAY_MISS = (AGENT, "transformer.encoder.encoder_norm.")
+"""Beginnings of names of ours that a network of timm may lack: one that averages tokens has another norm."""
 PARTS = ("query", "key", "value")
 """What timm keeps as one linear map, in its order."""
 _BLOCK = r"transformer\.encoder\.layer\.(\d+)\."

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from apt_vit.model import VisionTransformer
-from apt_vit.original import AGENT
+from apt_vit.original import AGENT, count_agents
 from apt_vit.positions import resize
 from prunelab.hub import load_state
 
@@ -19,8 +19,6 @@ Head: TypeAlias = Literal["file", "zero", "fit"]
 classes are as many, else zeros."""
 HEAD = ("head.weight", "head.bias")
 POSITIONS = "transformer.embeddings.position_embeddings"
-NORM = "transformer.encoder.encoder_norm."
-"""The last layer norm, which networks that average tokens have in another form."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +48,7 @@ def fill(
     head: Head = "file",
     edge_zeros: bool = False,
     unused: tuple[str, ...] = (),
+    optional: tuple[str, ...] = (AGENT,),
 ) -> Loaded:
     """Put weights into a network, in place; position embeddings are resized where they must be.
 
@@ -63,6 +62,7 @@ def fill(
         head: where the last layer comes from.
         edge_zeros: see `apt_vit.positions.resize`.
         unused: names of the file that have no place.
+        optional: beginnings of names that may be missing.
 
     Raises:
         UserError: weights of another network; the line has the first differing names and shapes.
@@ -74,20 +74,16 @@ def fill(
     if POSITIONS in found and found[POSITIONS].shape[-1] == model.cfg.hidden_size:
         resized = resize(found[POSITIONS], model.grid, where=where, edge_zeros=edge_zeros)
         found[POSITIONS] = resized.table
-    theirs, ours = ({name for name in names if name.startswith(AGENT)} for names in (found, own))
-    if theirs and theirs != ours:
-        notes.append(
-            f"the file has agents of {_agents(theirs)} blocks, the network of {_agents(ours)}: not taken"
-        )
-        found = {name: value for name, value in found.items() if name not in theirs}
+    has, wants = count_agents(found), count_agents(own)
+    if has and has != wants:
+        notes.append(f"the file has agents of {has} blocks, the network of {wants}: not taken")
+        found = {name: value for name, value in found.items() if not name.startswith(AGENT)}
     differs = any(name not in found or found[name].shape != own[name].shape for name in HEAD)
+    if head == "fit" and differs:
+        theirs = f"{len(found[HEAD[1]])} classes" if HEAD[1] in found else "no last layer"
+        notes.append(f"the file has {theirs}, the network {model.cfg.num_classes} classes: begun with zeros")
     if head == "zero" or (head == "fit" and differs):
-        if head == "fit" and HEAD[1] in found:
-            notes.append(
-                f"the file has {len(found[HEAD[1]])} classes, the network {model.cfg.num_classes}: new head"
-            )
         found |= {name: torch.zeros_like(own[name]) for name in HEAD}
-    optional = (AGENT, NORM) if what.startswith("timm") else (AGENT,)
     missing = tuple(name for name in own if name not in found and name.startswith(optional))
     load_state(model, {name: own[name] for name in missing} | found, where=where)
     return Loaded(
@@ -98,7 +94,3 @@ def fill(
         missing=missing,
         unused=unused,
     )
-
-
-def _agents(names: set[str]) -> int:
-    return len({name.removeprefix(AGENT).split(".")[0] for name in names})
