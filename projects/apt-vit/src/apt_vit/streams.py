@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -17,6 +18,7 @@ from apt_vit.folded import prune_probability
 from apt_vit.model import Agent, VisionTransformer
 from apt_vit.passes import Single
 from apt_vit.rules import Rule
+from prunelab.tracked import evaluating
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,16 +57,22 @@ def by_passes(
         return Streams(trained=passes.plain(model, x))
     layers = tuple(layer for layer in model.cfg.clip_layers if layer < model.cfg.num_layers)
     acts = cfg.prune.trains_agents
-    plain = None
-    if acts or cfg.prune.plain_loss > 0:
-        with torch.set_grad_enabled(cfg.prune.plain_loss > 0):
+    fresh, learns = cfg.prune.reward_dropout == "fresh", cfg.prune.plain_loss > 0
+    plain, trained = None, None
+    if acts or learns:
+        with torch.set_grad_enabled(learns):
+            trained = plain = passes.plain(model, x)
+    if acts and not fresh:
+        with torch.no_grad(), evaluating(model):
             plain = passes.plain(model, x)
     pruned = passes.masked(model, x, layers, Rule.of(cfg.prune), generator)
+    with nullcontext() if fresh else evaluating(model):
+        singles = {layer: _single(model, x, layer, cfg, source) for layer in layers} if acts else {}
     return Streams(
         plain=plain,
-        trained=plain if cfg.prune.plain_loss > 0 else None,
+        trained=trained if learns else None,
         pruned=pruned.logits,
-        singles={layer: _single(model, x, layer, cfg, source) for layer in layers} if acts else {},
+        singles=singles,
         kept=dict(zip(layers, pruned.kept.unbind(1), strict=True)),
         keep_probability=_keep_probability(pruned) if cfg.prune.keep_penalty > 0 else {},
     )
