@@ -177,7 +177,8 @@ class Dropper:
                 rows.pictures, rows.tokens, number, generator=generator, device=x.device
             )
         folded = self._folded[number]
-        with torch.autocast(x.device.type, enabled=False):
+        mixed = torch.is_autocast_enabled(x.device.type)
+        with torch.autocast(x.device.type, enabled=False) if mixed else nullcontext():
             seen = self.model.agent_input(x).to(folded.matrix.dtype)
             directions, offsets = folded.directions(rows.first(seen))
             difference = rows.dot(seen, directions) + rows.per_row(offsets)

@@ -21,7 +21,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from apt_vit.model.agent import Agent
 
@@ -31,7 +30,8 @@ class Folded:
     """What an agent comes down to; fixed at the weights that it had."""
 
     matrix: Tensor
-    """G and below it h, (D + 1, D)."""
+    """G transposed and beside it h, (D, D + 1): a single classification token goes through it in the order in
+    which it lies in memory, which is what its time depends on."""
     bias: Tensor
     """g and h0, (D + 1,)."""
 
@@ -46,15 +46,17 @@ class Folded:
         last = agent.fc.weight.double()
         u, w = (last[1] - last[0]).split(width)  # values come first
         beta = (agent.fc.bias[1] - agent.fc.bias[0]).double()
-        matrix = torch.cat([key[0].t() @ (w[:, None] * query[0]), ((w * key[1]) @ query[0])[None]])
+        matrix = torch.cat(
+            [query[0].t() @ (w[:, None] * key[0]), (query[0].t() @ (w * key[1]))[:, None]], dim=1
+        )
         g = (w * query[1]) @ key[0] + u @ value[0]
         h0 = (w * query[1] * key[1]).sum() + u @ value[1] + beta
         dtype = torch.promote_types(agent.fc.weight.dtype, torch.float32)
-        return cls(matrix=matrix.to(dtype), bias=torch.cat([g, h0[None]]).to(dtype))
+        return cls(matrix=matrix.to(dtype).contiguous(), bias=torch.cat([g, h0[None]]).to(dtype))
 
     def directions(self, cls: Tensor) -> tuple[Tensor, Tensor]:
         """From classification tokens (B, D) to the direction (B, D) and offset (B,) of each picture."""
-        both = F.linear(cls, self.matrix, self.bias)
+        both = torch.addmm(self.bias, cls, self.matrix)
         return both[:, :-1], both[:, -1]
 
     def __call__(self, x: Tensor) -> Tensor:
