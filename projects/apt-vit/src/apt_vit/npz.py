@@ -103,9 +103,9 @@ def read_npz(path: StrPath) -> dict[str, np.ndarray]:
     if not file.is_file():
         raise UserError(f"{file}: no such file, expected google's weights, such as ViT-B_16.npz")
     try:
-        with np.load(file, allow_pickle=False) as archive:
+        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
-    except (ValueError, OSError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
+    except (ValueError, OSError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"{file}: damaged or cut off, expected an npz file of arrays alone") from error
 
 
