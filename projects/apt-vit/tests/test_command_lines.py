@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,15 @@ from apt_vit import cli
 from apt_vit.config import QuirkConfig
 from apt_vit.layout import checkpoint_file, log_folder, output_folder, run_folder
 from apt_vit.lowering import FAITHFUL, FIELDS, TOUR, clip_layers_of, lower, lower_test, notes, preset_values
-from apt_vit.options import EXPORT_FORMATS, MODES
+from apt_vit.options import (
+    EXPORT_FORMATS,
+    MODES,
+    CompareOptions,
+    DemoOptions,
+    ExportOptions,
+    InferOptions,
+    TestOptions,
+)
 from prunelab.config import to_plain
 from prunelab.errors import UserError
 
@@ -392,6 +401,28 @@ def test_options_of_the_other_commands_are_what_was_typed() -> None:
     raw, options = cli.parse_compare(["--rows=plain,fixed", "--seeds=1,2", "--num_steps=9", "--jobs=2"])
     assert (options.rows, options.seeds, options.jobs) == (("plain", "fixed"), (1, 2), 2)
     assert lower(raw).optim.num_steps == 9
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: TestOptions(split="training"), "split is 'training'"),
+        (lambda: TestOptions(max_steps=0), "max_steps is 0, expected at least 1"),
+        (lambda: InferOptions(mode="drop"), "mode is 'drop'"),
+        (lambda: InferOptions(layout="tight"), "layout is 'tight'"),
+        (lambda: InferOptions(max_steps=0), "max_steps is 0, expected at least 1"),
+        (lambda: DemoOptions(top=0), "top is 0, expected at least 1"),
+        (lambda: DemoOptions(threshold=2.0), "threshold is 2.0, expected 0 to 1"),
+        (lambda: ExportOptions(format="tflite"), "format is 'tflite'"),
+        (lambda: ExportOptions(keep_rate=0.0), "keep_rate is 0.0, expected more than 0"),
+        (lambda: CompareOptions(rows=("plane",)), "rows is 'plane'.*plain"),
+        (lambda: CompareOptions(rates=(1.5,)), "rates is 1.5, expected 0 to 1"),
+        (lambda: CompareOptions(jobs=0), "jobs is 0, expected at least 1"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        make()
 
 
 # --- mistakes ---
