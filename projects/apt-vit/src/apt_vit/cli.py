@@ -7,13 +7,13 @@ full. A parser here knows no default: it tells what was typed, and `apt_vit.lowe
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import fields
 from typing import Any, get_type_hints
 
 from apt_vit import config
 from apt_vit.configs import NPZ_FILES
-from apt_vit.lowering import CLIP_FRACTIONS, FIELDS, STEM, Raw
+from apt_vit.lowering import CLIP_FRACTIONS, FIELDS, STEM, Raw, preset_values
 from apt_vit.options import (
     EXPORT_FORMATS,
     LAYOUTS,
@@ -107,6 +107,7 @@ def _kind(name: str, hint: Any) -> Any:
         tuple[int, int]: _pair,
         tuple[int, int] | None: none_word(_pair),
         tuple[int, ...]: bracket_list(int),
+        tuple[float, ...]: bracket_list(float),
         tuple[str, ...]: csv(),
     }
     return _KINDS[name] if name in _KINDS else known[hint]
@@ -131,15 +132,24 @@ OWN: Flags = {
 """Flags of ours for all other fields of a configuration."""
 NETWORK: Flags = {name: ORIGINAL[name] for name in ("model_type", "img_size")}
 """The original's flags that tell what network a file is of."""
-ONCE = ("tour", "resume", "max_steps", "dry_run")
-"""Fields that only training is asked for, or that a command has of its own."""
+ASKED = (
+    *("name", "dataset", "model_type", "output_dir", "img_size", "eval_batch_size", "local_rank", "seed"),
+    *("data_dir", "download", "checksum", "num_workers", "validation_share", "class_names", "fake_data"),
+    *("method", "threshold", "keep_rate", "output", "preset", "device", "amp", "compile", "channels_last"),
+    *("batch_mean_loss", *SIZES, CLIP_FRACTIONS, "print_config"),
+)
+"""Fields of a configuration that decide something where a trained network is asked."""
 
 
 def _docs(*classes: type, **defaults: Any) -> dict[str, str]:
-    """Help for flags: the docstrings of fields."""
+    """Help for flags: the docstrings of fields, with the defaults of both presets where these differ."""
     found = {f"{STEM}{name}": f"stem: {text}" for name, text in field_docs(config.ResNetConfig).items()}
     for cls in classes:
         found |= field_docs(cls, defaults)
+    faithful, fixed = preset_values("faithful"), preset_values("fixed")
+    for name in faithful.keys() & found.keys():
+        text = found[name].rpartition(" (default: ")[0]
+        found[name] = f"{text} (faithful: {faithful[name]}, fixed: {fixed[name]})"
     return found | {
         "print_config": "print the configuration as YAML and stop",
         CLIP_FRACTIONS: "blocks after which tokens are pruned, as shares of the depth: 0.25,0.5,0.75 of 12 "
@@ -151,11 +161,16 @@ def _parser(command: str, summary: str) -> Parser:
     return command_parser("apt-vit", command, summary)
 
 
-def _add_config(parser: Parser, docs: dict[str, str], skip: Sequence[str] = ()) -> None:
+def _add_config(parser: Parser, docs: dict[str, str], skip: Container[str] = ()) -> None:
     """Add a flag for every field of a configuration, but for some."""
     add_flags(parser, {name: kind for name, kind in ORIGINAL.items() if name not in skip}, docs)
     own = {**OWN, **SIZES, CLIP_FRACTIONS: bracket_list(float), "print_config": bool}
     add_own_flags(parser, {name: kind for name, kind in own.items() if name not in skip}, docs)
+
+
+def _but(names: Iterable[str]) -> set[str]:
+    """The flags of a configuration without some."""
+    return {*ORIGINAL, *OWN, *SIZES, CLIP_FRACTIONS, "print_config"} - set(names)
 
 
 def _split(cls: type, typed: dict[str, Any]) -> dict[str, Any]:
@@ -198,7 +213,7 @@ def parse_test(argv: Sequence[str] | None = None) -> TestOptions:
     parser = _parser("test", "accuracy, tokens and multiply-adds of a model; alone: of the newest run's best")
     docs = _docs(*FIELDS.groups.values(), preset="the run's") | _docs(TestOptions)
     own = _flags(TestOptions)
-    _add_config(parser, docs, [*own, *ONCE, "pretrained_dir"])
+    _add_config(parser, docs, _but(ASKED) | own.keys())
     add_own_flags(parser, own, docs)
     return TestOptions(**_split(TestOptions, typed_flags(parser, argv)))
 
@@ -210,10 +225,11 @@ def parse_infer(argv: Sequence[str] | None = None) -> InferOptions:
         UserError: see `parse_train`.
     """
     parser = _parser("infer", "classify the test pictures with tokens really dropped")
-    defaults = {"preset": "faithful", "eval_batch_size": 1, "num_steps": 30000}
-    docs = _docs(*FIELDS.groups.values(), **defaults) | _docs(InferOptions)
+    docs = _docs(*FIELDS.groups.values(), preset="the run's, else faithful", eval_batch_size=1)
+    docs |= dict.fromkeys(ORIGINAL.keys() - set(ASKED), "taken as the original does, and of no effect")
+    docs |= _docs(InferOptions)
     own = _flags(InferOptions)
-    _add_config(parser, docs, [*own, *ONCE])
+    _add_config(parser, docs, _but([*ASKED, *ORIGINAL]) | own.keys())
     add_own_flags(parser, own, docs)
     return InferOptions(**_split(InferOptions, _type_too(typed_flags(parser, argv))))
 
@@ -260,9 +276,13 @@ def _of_model(
     cls: type, parser: Parser, docs: dict[str, str], argv: Sequence[str] | None, skip: Sequence[str]
 ) -> dict[str, Any]:
     """Arguments of a dataclass from its own flags and those that tell what network a file is of."""
+    told = {**NETWORK, **SIZES, CLIP_FRACTIONS: bracket_list(float), "class_names": csv()}
+    # What is not typed, the file says.
+    shown = field_docs(config.DataConfig) | docs
+    docs = docs | {name: shown[name].rpartition(" (")[0] or shown[name] for name in told}
     add_flags(parser, NETWORK, docs)
-    own = {**_flags(cls, skip), **SIZES, CLIP_FRACTIONS: bracket_list(float)}
-    add_own_flags(parser, {"class_names": csv(), **own}, docs)
+    own = {name: kind for name, kind in told.items() if name not in NETWORK}
+    add_own_flags(parser, {**_flags(cls, skip), **own}, docs)
     return _split(cls, typed_flags(parser, argv))
 
 

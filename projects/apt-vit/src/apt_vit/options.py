@@ -158,10 +158,15 @@ class CompareOptions:
     as fixed)."""
     seeds: tuple[int, ...] = (0, 1)
     """Seeds: of the weights, of the order of pictures, and of what is drawn."""
+    rates: tuple[float, ...] = (0.9, 0.8, 0.7, 0.6, 0.5)
+    """Keep rates at which every trained network is asked as well, for the figure."""
     jobs: int = 1
     """Rows that are trained at a time, each with one thread of a CPU."""
 
     def __post_init__(self) -> None:
         for row in self.rows:
             check_one_of("rows", row, ROWS)
+        for rate in self.rates:
+            check_above("rates", rate, 0)
+            check_within("rates", rate, 0, 1)
         check_at_least("jobs", self.jobs, 1)
