@@ -7,7 +7,6 @@ from pathlib import Path
 
 from apt_vit import messages, original
 from apt_vit.classifier import Classifier
-from apt_vit.configs import CONFIGS
 from apt_vit.data import Batch
 from apt_vit.evaluate import Answer, Evaluator, Scores, summarise
 from apt_vit.job import STREAMS, Job
@@ -16,7 +15,6 @@ from apt_vit.loading import find_model
 from apt_vit.lowering import notes
 from apt_vit.summary import summarise_models
 from prunelab import dist
-from prunelab.config import to_plain, yaml_text
 from prunelab.run import Run
 
 
@@ -30,9 +28,7 @@ def begin(run: Run, job: Job) -> None:
         return
     messages.process(cfg, run.device)
     messages.resized(loaded.logged, loaded.printed)
-    sizes = CONFIGS.get(cfg.model.model_type)
-    text = str(sizes()) if sizes else yaml_text(to_plain(cfg.model))
-    messages.model(cfg, text, sum(p.numel() for p in job.model.parameters()))
+    messages.model(cfg, sum(p.numel() for p in job.model.parameters()))
     messages.begin(cfg)
 
 

@@ -14,7 +14,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
-from apt_vit.config import Config
+from ml_collections import ConfigDict
+
+from apt_vit.config import Config, ModelConfig
+from apt_vit.configs import TRANSFORMER
 from apt_vit.evaluate import Scores
 from prunelab import dist
 
@@ -44,16 +47,18 @@ def shown() -> Iterator[None]:
     """Show messages in here on the standard error: all of rank 0, warnings of others."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter(FORMAT, DATES))
-    before = {logger: logger.level for logger in (log, modeling)}
+    before = {logger: (logger.level, logger.propagate) for logger in (log, modeling)}
     for logger in before:
         logger.addHandler(handler)
         logger.setLevel(logging.INFO if dist.is_main() else logging.WARNING)
+        logger.propagate = False  # handlers of the program around would show them a second time
     try:
         yield
     finally:
-        for logger, level in before.items():
+        for logger, (level, propagate) in before.items():
             logger.removeHandler(handler)
             logger.setLevel(level)
+            logger.propagate = propagate
 
 
 def process(cfg: Config, device: Any) -> None:
@@ -82,15 +87,14 @@ def resized(logged: Sequence[str], printed: Sequence[str]) -> None:
             print(line)
 
 
-def model(cfg: Config, text: str, parameters: int) -> None:
+def model(cfg: Config, parameters: int) -> None:
     """Say what is trained, and print its size in millions on the standard output.
 
     Args:
         cfg: the run's configuration.
-        text: the network's sizes, in lines.
         parameters: of the network, agents included.
     """
-    log.info("%s", text)
+    log.info("%s", _config_dict(cfg.model))
     values = {
         name: getattr(getattr(cfg, group), name) for group, names in TRAINING_FLAGS.items() for name in names
     }
@@ -212,6 +216,22 @@ class Events:
         """Write what is not yet written."""
         if self._writer is not None:
             self._writer.close()
+
+
+def _config_dict(cfg: ModelConfig) -> ConfigDict:
+    """The sizes of a network as the original keeps them; `apt_vit.configs.model_values` reads it."""
+    patches = {"size": cfg.patch_size} if cfg.patch_grid is None else {"grid": cfg.patch_grid}
+    stem = {} if cfg.resnet is None else {"resnet": vars(cfg.resnet)}
+    return ConfigDict(
+        {
+            "patches": patches,
+            "hidden_size": cfg.hidden_size,
+            "transformer": {name: getattr(cfg, name) for name in TRANSFORMER},
+            "classifier": "token",
+            "representation_size": None,
+            **stem,
+        }
+    )
 
 
 def _local_rank(cfg: Config) -> int:
