@@ -147,14 +147,19 @@ def _docs(*classes: type, **defaults: Any) -> dict[str, str]:
     for cls in classes:
         found |= field_docs(cls, defaults)
     faithful, fixed = preset_values("faithful"), preset_values("fixed")
+    fixed["clip_layers"] = "as clip_fractions 0.25,0.5,0.75"
     for name in faithful.keys() & found.keys():
-        text = found[name].rpartition(" (default: ")[0]
-        found[name] = f"{text} (faithful: {faithful[name]}, fixed: {fixed[name]})"
+        found[name] = f"{_bare(found[name])} (faithful: {faithful[name]}, fixed: {fixed[name]})"
     return found | {
         "print_config": "print the configuration as YAML and stop",
         CLIP_FRACTIONS: "blocks after which tokens are pruned, as shares of the depth: 0.25,0.5,0.75 of 12 "
         "blocks are 2,5,8",
     }
+
+
+def _bare(text: str) -> str:
+    """A help text without its defaults."""
+    return text.partition(" (default: ")[0].partition(" (faithful: ")[0]
 
 
 def _parser(command: str, summary: str) -> Parser:
@@ -279,7 +284,7 @@ def _of_model(
     told = {**NETWORK, **SIZES, CLIP_FRACTIONS: bracket_list(float), "class_names": csv()}
     # What is not typed, the file says.
     shown = field_docs(config.DataConfig) | docs
-    docs = docs | {name: shown[name].rpartition(" (")[0] or shown[name] for name in told}
+    docs = docs | {name: _bare(shown[name]) for name in told}
     add_flags(parser, NETWORK, docs)
     own = {name: kind for name, kind in told.items() if name not in NETWORK}
     add_own_flags(parser, {**_flags(cls, skip), **own}, docs)
