@@ -1,7 +1,7 @@
 """The original's way to train on a micro-batch, written down plainly: what the bench of steps compares with.
 
 Five passes, each from the pictures on; masks of (B, 1, N, N) are added to the scores; agents are four linear
-maps over all tokens; stream 0 keeps the graph that nothing asks for; each loss has a backward pass of its own.
+maps over all tokens; stream 0 keeps a graph that nothing asks for; each loss has its own backward pass.
 
 # B pictures, N tokens with the classification token first, D width, H heads, C classes
 """

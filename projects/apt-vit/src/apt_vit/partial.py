@@ -30,8 +30,8 @@ def ahead(block: Block, x: Tensor) -> Tensor:
     h = F.linear(block.attention_norm(x), weight, bias)
     query, key, value = (attn.split(part) for part in h.chunk(3, dim=-1))
     context = F.scaled_dot_product_attention(query, key, value)
-    x = attn.out(context.transpose(1, 2).flatten(2)).add_(x)
-    return ffn.fc2(F.gelu(ffn.fc1(block.ffn_norm(x)))).add_(x)
+    x = x + attn.out(context.transpose(1, 2).flatten(2))
+    return x.add_(ffn.fc2(F.gelu(ffn.fc1(block.ffn_norm(x)))))
 
 
 def through(block: Block, rows: Rows, x: Tensor) -> Tensor:

@@ -27,10 +27,10 @@ BITS = 16
 
 
 class Faster(TorchFunctionMode):
-    """Within ``with Faster(...):`` linear maps go to oneDNN where it is the faster one; also dropout, if asked.
+    """Within ``with Faster(...):`` linear maps go to oneDNN where that is faster.
 
     Args:
-        dropout: whether dropout may be drawn otherwise than torch draws it.
+        dropout: whether dropout, too, may be drawn otherwise than torch draws it.
     """
 
     def __init__(self, *, dropout: bool) -> None:
@@ -93,7 +93,7 @@ class _Linear(torch.autograd.Function):
     def backward(ctx: FunctionCtx, *grads: Any) -> Any:
         x, weight = ctx.saved_tensors  # type: ignore[attr-defined]
         needed: Sequence[bool] = ctx.needs_input_grad  # type: ignore[attr-defined]
-        g: Tensor = grads[0]
+        g: Tensor = grads[0].contiguous()
         return (
             _mapped(g, weight.t()) if needed[0] else None,  # (M, O) times (O, I)
             _mapped(g.t(), x.t()) if needed[1] else None,  # (O, M) times (M, I)

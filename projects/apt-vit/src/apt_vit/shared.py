@@ -1,21 +1,20 @@
-"""The streams of a training step, sharing all that they have in common; the numbers are those of single passes.
+"""The streams of a training step, which share what they have in common; the numbers are single passes'.
 
-Where rewards see no dropout, stream 2 is stream 0 up to its clip layer; without any dropout stream 1 is stream
-0 too until a picture's first token is pruned. So up to three batches go through the blocks side by side:
+Where rewards see no dropout, stream 2 is stream 0 up to its clip layer; without any dropout stream 1 is
+stream 0 too, until the batch's first token is pruned. So up to three batches go through the blocks side by
+side:
 
-    many       stream 1 with gradients, without the tokens that were pruned; while nothing was, and there is no
-               dropout, stream 0 too
-    plain      stream 0, if it is not the same
-    singles    stream 2 of all clip layers so far, each without its token
+many       stream 1, with gradients, without the tokens that were pruned; stream 0 too while it is the same
+plain      stream 0 on its own
+tried      stream 2 of all clip layers so far, each without its token
 
-The last two have no gradients. The last block is run for the classification token alone.
+The last two have no gradients (``plain`` has them where it is learnt from). The last block is run for the
+classification token alone.
 
 # B pictures, N tokens with the classification token first, R rows of tokens, D width, C classes
 """
 
 from __future__ import annotations
-
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -28,7 +27,7 @@ from apt_vit.packed import Rows, rows_of
 from apt_vit.partial import ahead, cls_through, through, without
 from apt_vit.passes import Single
 from apt_vit.rules import Rule
-from apt_vit.streams import Streams, difference, direction, logits_at
+from apt_vit.streams import Streams, difference, direction, logits_at, single_precision
 from prunelab.tracked import evaluating
 
 
@@ -49,30 +48,39 @@ def by_sharing(
     acts = cfg.prune.trains_agents
     quiet = max(model.cfg.dropout_rate, model.cfg.attention_dropout_rate) == 0
     many = _Many(model, cfg, model.embed(x), generator)
-    rewards = _Rewards(model, cfg, source) if acts else None
-    if rewards is not None and not quiet:
+    if not acts:
+        for number, block in enumerate(model.blocks):
+            many.advance(number, block)
+            if number in many.layers:
+                many.visit(number, block)
+        trained = _plain(model, x) if cfg.prune.plain_loss > 0 else None
+        return Streams(pruned=many.logits(), trained=trained, kept=many.kept)
+    rewards = _Rewards(model, cfg, source)
+    if not quiet:
         with torch.no_grad(), evaluating(model.transformer.embeddings):
             rewards.plain = model.embed(x)
     for number, block in enumerate(model.blocks):
         many.advance(number, block)
-        if rewards is not None:
-            rewards.advance(number, block)
+        rewards.advance(number, block)
         if number in many.layers:
-            score = None
-            if rewards is not None:
-                same = many.tokens if rewards.plain is None else rewards.plain
-                score = rewards.visit(number, same)
+            plain = many.tokens if rewards.plain is None else rewards.plain
+            score = rewards.visit(number, plain)
             many.visit(number, block, score if quiet else None)
-            if rewards is not None and rewards.plain is None and many.lost:
-                rewards.plain = same if rewards.learns else same.detach()
+            if many.lost and rewards.plain is None:
+                rewards.plain = plain if rewards.learns else plain.detach()
     pruned = many.logits()
-    found = Streams(pruned=pruned, kept=many.kept, keep_probability=many.keep_probability)
-    if rewards is not None:
-        plain = pruned if rewards.plain is None else rewards.plain_logits()
-        found = replace(found, plain=plain, singles=rewards.singles())
+    plain = pruned if rewards.plain is None else rewards.plain_logits()
+    trained = None
     if cfg.prune.plain_loss > 0:
-        found = replace(found, trained=found.plain if quiet and acts else _plain(model, x))
-    return found
+        trained = plain if quiet else _plain(model, x)
+    return Streams(
+        plain=plain,
+        trained=trained,
+        pruned=pruned,
+        singles=rewards.singles(),
+        kept=many.kept,
+        keep_probability=many.keep_probability,
+    )
 
 
 def _plain(model: VisionTransformer, x: Tensor) -> Tensor:
@@ -104,7 +112,10 @@ class _Many:
         self.alive = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
         self.x = x.flatten(0, 1)
         self.before = self.x
+        self.length = x.shape[1]
+        """Tokens of each picture, under a keep rate."""
         self.lost = False
+        """Whether a token was pruned."""
         self.kept: dict[int, Tensor] = {}
         self.keep_probability: dict[int, Tensor] = {}
 
@@ -125,7 +136,7 @@ class _Many:
         self.x = cls_through(block, self.tokens, self.rows.valid).flatten(0, 1)
         self.rows = Rows.all(self.rows.pictures, 1, self.x.device)
 
-    def visit(self, layer: int, block: Block, score: Tensor | None) -> None:
+    def visit(self, layer: int, block: Block, score: Tensor | None = None) -> None:
         """Prune behind a clip layer.
 
         Args:
@@ -136,12 +147,16 @@ class _Many:
         if score is None or self.lost or self.learns:
             score = self._score(layer, block)
         self.alive = self.rule.keep(score.detach(), self.alive)
-        counts = self.alive.sum(1)
-        self.kept[layer] = counts
-        if layer == self.last or (not self.lost and int(counts.min()) == self.rows.tokens):
+        self.kept[layer] = self.alive.sum(1)
+        if layer == self.last:
+            return  # nothing comes behind it
+        if self.rule.keep_rate is not None:
+            self.length = self.rule.count(self.length)
+        least = self.length if self.rule.keep_rate is not None else int(self.kept[layer].min())
+        if least == self.rows.tokens:
             return
         self.lost = True
-        rows = rows_of(self.alive, self.layout)
+        rows = rows_of(self.alive, self.layout, None if self.rule.keep_rate is None else self.length)
         self.x, self.rows = self.rows.take(self.x, rows.places), rows
 
     def logits(self) -> Tensor:
@@ -160,8 +175,8 @@ class _Many:
                 h = block.attention_norm(self.before)
                 query, key = block.attn.query(rows.first(h)), block.attn.key(h)
                 return -rows.spread(rows.seen(query, key, block.attn.heads))
-        with torch.set_grad_enabled(self.learns):
-            seen = self.model.agent_input(self.x)
+        with torch.set_grad_enabled(self.learns), single_precision(self.x):
+            seen = self.model.agent_input(self.x).float()
             along, offset = direction(self.model.agents[layer], rows.first(seen))
             prune = rows.spread(prune_probability(rows.dot(seen, along) + rows.per_row(offset)))
         if self.learns:
@@ -217,11 +232,12 @@ class _Rewards:
         """
         x = x.detach()
         agent = self.model.agents[layer]
-        seen = self.model.agent_input(x)
-        with torch.no_grad():
-            probability = prune_probability(difference(agent, seen))
-        tokens = choose(probability, self.cfg, self.source)
-        self.said[layer] = logits_at(agent, seen, tokens), tokens
+        with single_precision(x):
+            seen = self.model.agent_input(x).float()
+            with torch.no_grad():
+                probability = prune_probability(difference(agent, seen))
+            tokens = choose(probability, self.cfg, self.source)
+            self.said[layer] = logits_at(agent, seen, tokens), tokens
         tried = without(x, tokens)
         self.tried = tried if self.tried is None else torch.cat((self.tried, tried))
         return probability

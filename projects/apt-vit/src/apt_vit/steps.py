@@ -16,7 +16,8 @@
 | L_2 | cross entropy of an agent | mean CE(a, c) | () |
 | k | mean keep probability that an agent gives to the tokens it can prune | | () |
 | A | micro-batches of an update | | |
-| L | what is minimised | (L_1 + sum over l of L_2 + plain_loss L_0 + keep_penalty sum (k - keep_target)^2) / A | () |
+| P | keep penalty, where it is wanted | keep_penalty sum over l of (k - keep_target)^2 | () |
+| L | what is minimised | (L_1 + sum over l of L_2 + plain_loss L_0 + P) / A | () |
 
 L_1 trains the backbone and no agent, since decisions are hard; L_2 trains one agent and no backbone, since
 agents see detached tokens. The original adds L up by four backward passes; one gives the same gradients.
@@ -25,6 +26,7 @@ agents see detached tokens. The original adds L up by four backward passes; one 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -115,7 +117,7 @@ def train_step(model: VisionTransformer, batch: tuple[Tensor, Tensor], cfg: Conf
     alone = own_dropout(model.cfg, cfg) or not cfg.prune.drop_in_training
     run = by_passes if alone else by_sharing
     half = torch.autocast(x.device.type, torch.bfloat16, enabled=cfg.run.amp == "bf16")
-    with half, Faster(dropout=not alone):
+    with half, nullcontext() if cfg.run.compile else Faster(dropout=not alone):
         streams = run(model, x, cfg, source, draws.generator())
     total, logs = losses(streams, y, cfg)
     (total / cfg.optim.gradient_accumulation_steps).backward()
@@ -150,8 +152,8 @@ def losses(streams: Streams, y: Tensor, cfg: Config) -> tuple[Tensor, Logs]:
         for layer, single in streams.singles.items():
             loss, agents[layer] = agent_loss(single, p_old, y, cfg)
             terms.append(loss)
-    for k in streams.keep_probability.values():
-        terms.append(cfg.prune.keep_penalty * (k - cfg.prune.keep_target) ** 2)
+    means = streams.keep_probability.values()
+    terms.extend(cfg.prune.keep_penalty * (k - cfg.prune.keep_target) ** 2 for k in means)
     logs = Logs(
         loss=main.detach(), plain_loss=plain_loss, p_old=p_old, agents=agents, kept=dict(streams.kept)
     )
@@ -235,11 +237,11 @@ class Updates:
             for param in params:
                 if param.grad is not None:
                     param.grad.mul_(A / over)
-        self.count += 1
-        multiplier = rate(self.count if self.quirks.scheduler_first else self.count - 1, self.optim)
+        multiplier = rate(self.count + 1 if self.quirks.scheduler_first else self.count, self.optim)
         for group in self.optimizer.param_groups:
             group["lr"] = group["base_rate"] * multiplier
         norm = guarded_step(self.optimizer, params, clip=self._clip).norm
+        self.count += 1
         self.optimizer.zero_grad(set_to_none=True)
         return {"train/lr": self.optimizer.param_groups[0]["lr"], "train/gradient_norm": norm}
 

@@ -36,7 +36,7 @@ class Streams:
     kept: dict[int, Tensor] = field(default_factory=dict)
     """Tokens (B,) that each clip layer left to stream 1."""
     keep_probability: dict[int, Tensor] = field(default_factory=dict)
-    """Mean () over stream 1's patch tokens in front of each clip layer, with gradients, where it is wanted."""
+    """Mean () over stream 1's patch tokens in front of each clip layer, with gradients, if learnt."""
 
 
 def by_passes(
@@ -80,20 +80,20 @@ def by_passes(
 
 def _single(model: VisionTransformer, x: Tensor, layer: int, cfg: Config, source: Source) -> Single:
     """Stream 2: as `apt_vit.passes.single`, with gradients for the chosen token's agent logits alone."""
+    agent, blocks = model.agents[layer], model.blocks
     with torch.no_grad():
         h = model.embed(x)
-        mask: Tensor | None = None
-        seen = h
-        for number, block in enumerate(model.blocks):
-            h = block(h, mask)
-            if number == layer:
-                seen = model.agent_input(h)
-                tokens = choose(prune_probability(difference(model.agents[layer], seen)), cfg, source)
-                row = torch.zeros(h.shape[:2], device=h.device).scatter(1, tokens[:, None], passes.PENALTY)
-                mask = row[:, None, None]  # (B, 1, 1, N)
+        for block in blocks[: layer + 1]:
+            h = block(h)
+        with single_precision(h):
+            seen = model.agent_input(h).float()
+            tokens = choose(prune_probability(difference(agent, seen)), cfg, source)
+        row = torch.zeros(h.shape[:2], device=h.device).scatter(1, tokens[:, None], passes.PENALTY)
+        for block in blocks[layer + 1 :]:
+            h = block(h, row[:, None, None])  # (B, 1, 1, N)
         logits = model.classify(h)
-    said = logits_at(model.agents[layer], seen, tokens)
-    return Single(logits=logits, clip_logits=said, tokens=tokens)
+    with single_precision(seen):
+        return Single(logits=logits, clip_logits=logits_at(agent, seen, tokens), tokens=tokens)
 
 
 def _keep_probability(pruned: passes.Pruned) -> dict[int, Tensor]:
@@ -110,6 +110,11 @@ def _keep_probability(pruned: passes.Pruned) -> dict[int, Tensor]:
 
 
 # --- agents, cheaply ---
+
+
+def single_precision(x: Tensor) -> torch.autocast:
+    """Within it nothing is rounded to 16 bits, where decisions are taken; for products on x's device."""
+    return torch.autocast(x.device.type, enabled=False)
 
 
 def direction(agent: Agent, cls: Tensor) -> tuple[Tensor, Tensor]:
