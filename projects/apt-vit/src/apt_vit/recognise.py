@@ -146,7 +146,8 @@ def config_of(weights: Weights, typed: Mapping[str, Any] | None = None) -> Model
         faithful = typed.get("preset", "faithful" if _with_agents(weights) else "fixed") == "faithful"
         found |= {"normalise_agent_input": not faithful, "root_pool_same": not faithful}
         found["clip_layers"] = list(_clip_layers(weights, typed, int(found["num_layers"]), faithful=faithful))
-        found.setdefault("num_heads", typed.get("num_heads") or _heads(found, weights.path))
+        if "num_heads" not in found:
+            found["num_heads"] = typed.get("num_heads") or _heads(found, weights.path)
         found.setdefault("num_classes", 10)
         found["img_size"] = typed.get("img_size") or _img_size(found, weights.path)
         found["model_type"] = _name(found)
