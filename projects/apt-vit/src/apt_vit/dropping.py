@@ -10,18 +10,19 @@ where that is usable.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from apt_vit.folded import Folded, prune_probability
 from apt_vit.model import Block, VisionTransformer
 from apt_vit.packed import LAYOUTS, Rows, rows_of
 from apt_vit.rules import Rule
+from prunelab import onednn
 from prunelab.doors import check_one_of
-from prunelab.onednn import OneDNN
 
 PIECE = 2**22
 """Most numbers of an MLP's hidden layer that are made at once on a processor: larger ones leave the caches,
@@ -90,8 +91,7 @@ class Dropper:
             generator: draws for method random, on the CPU.
         """
         self.fold()
-        with self._products(images):
-            return self.forward(images, generator)
+        return self.forward(images, generator)
 
     def fold(self) -> None:
         """Fold the agents, if their weights are not those of the last time."""
@@ -132,10 +132,6 @@ class Dropper:
             rows, x = left, rows.take(x, left.places)
         return self._dropped(rows.first(x), kept, alive)
 
-    def _products(self, images: Tensor) -> AbstractContextManager[object]:
-        """In which linear maps go to oneDNN, or not."""
-        return OneDNN() if self.onednn and images.device.type == "cpu" else nullcontext()
-
     def _dropped(self, cls: Tensor, kept: list[Tensor], alive: Tensor) -> Dropped:
         """Classification tokens (B, D) behind the last block, and what was kept, to the answer."""
         counts = [each.sum(1) for each in kept]
@@ -148,27 +144,35 @@ class Dropper:
 
     def _block(self, block: Block, rows: Rows, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """Rows (R, D) through a block; the scores (B, N) too where they are made of its attention."""
-        attn = block.attn
+        attn, linear = block.attn, self._linear
         normed = block.attention_norm(x)
-        query, key = attn.query(normed), attn.key(normed)
-        x = x + attn.out(rows.attend(query, key, attn.value(normed), attn.heads))
+        query, key = linear(attn.query, normed), linear(attn.key, normed)
+        x = x + linear(attn.out, rows.attend(query, key, linear(attn.value, normed), attn.heads))
         parts = 1
         if x.device.type == "cpu" and not torch.compiler.is_compiling():
             parts = -(-len(x) * self.model.cfg.mlp_dim // PIECE)
         for part in x.chunk(parts):  # views: x is new, so it may be added to where it is
-            part += block.ffn(block.ffn_norm(part))
+            part += self._mlp(block, part)
         if self.rule.method != "cls-attention":
             return x, None
         return x, -rows.spread(rows.seen(rows.first(query), key, attn.heads))
 
     def _last(self, block: Block, rows: Rows, x: Tensor) -> Tensor:
         """Rows (R, D) through a block whose classification tokens (B, D) alone are asked for."""
-        attn = block.attn
+        attn, linear = block.attn, self._linear
         normed = block.attention_norm(x)
-        query = attn.query(rows.first(normed))
-        context = rows.attend(query, attn.key(normed), attn.value(normed), attn.heads)
-        cls = rows.first(x) + attn.out(context)
-        return cls + block.ffn(block.ffn_norm(cls))
+        key, value = linear(attn.key, normed), linear(attn.value, normed)
+        context = rows.attend(linear(attn.query, rows.first(normed)), key, value, attn.heads)
+        cls = rows.first(x) + linear(attn.out, context)
+        return cls + self._mlp(block, cls)
+
+    def _mlp(self, block: Block, x: Tensor) -> Tensor:
+        """What a block's MLP adds to rows (R, D)."""
+        return self._linear(block.ffn.fc2, F.gelu(self._linear(block.ffn.fc1, block.ffn_norm(x))))
+
+    def _linear(self, layer: nn.Linear, x: Tensor) -> Tensor:
+        """A linear map."""
+        return onednn.linear(x, layer.weight, layer.bias) if self.onednn else layer(x)
 
     def _score(self, number: int, rows: Rows, x: Tensor, generator: torch.Generator | None) -> Tensor:
         """Scores of tokens behind a block, (B, N)."""

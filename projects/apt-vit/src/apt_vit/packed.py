@@ -80,7 +80,8 @@ class Rows:
             return torch.cat([_attend(q[None], k[None], v[None], heads)[0] for q, k, v in parts])
         mask = None if self.valid is None else self.valid[:, None, None]  # (B, 1, 1, M)
         query, key, value = (self._boxed(each) for each in (query, key, value))
-        return _attend(query, key, value, heads, mask).flatten(0, 1)
+        found = _attend(query, key, value, heads, mask)
+        return found.view(-1, found.shape[-1])  # (B M, D)
 
     def seen(self, first: Tensor, key: Tensor, heads: int) -> Tensor:
         """What the classification tokens' queries (B, D) see of rows' keys (R, D), mean of heads: (R,)."""
@@ -102,7 +103,7 @@ class Rows:
 
     def _boxed(self, x: Tensor) -> Tensor:
         """(B M, D) to (B, M, D)."""
-        return x.unflatten(0, (self.pictures, -1))
+        return x.view(self.pictures, -1, x.shape[-1])
 
 
 def rows_of(keep: Tensor, layout: str = "auto", length: int | None = None) -> Rows:
@@ -132,9 +133,12 @@ def rows_of(keep: Tensor, layout: str = "auto", length: int | None = None) -> Ro
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, heads: int, mask: Tensor | None = None) -> Tensor:
     """Rows (B, M, D) that ask to (B, M, D)."""
-    query, key, value = (each.unflatten(-1, (heads, -1)).transpose(1, 2) for each in (query, key, value))
+    pictures, _, width = query.shape
+    query, key, value = (
+        each.view(pictures, -1, heads, width // heads).transpose(1, 2) for each in (query, key, value)
+    )
     found = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)  # (B, H, M, D/H)
-    return found.transpose(1, 2).flatten(2)
+    return found.transpose(1, 2).reshape(pictures, -1, width)
 
 
 def _seen(first: Tensor, key: Tensor, heads: int, valid: Tensor | None = None) -> Tensor:

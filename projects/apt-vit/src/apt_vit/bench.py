@@ -1,0 +1,22 @@
+"""What is fast here, beside the straightforward way: ``python -m apt_vit.bench``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import prunelab.bench
+from apt_vit import bench_infer
+from prunelab.bench import Result
+from prunelab.errors import entry
+
+ROWS: dict[str, Callable[[], Result | list[Result]]] = {**bench_infer.ROWS}
+
+
+@entry
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run ``bench``."""
+    prunelab.bench.main("apt-vit bench", ROWS, argv)
+
+
+if __name__ == "__main__":
+    main()
