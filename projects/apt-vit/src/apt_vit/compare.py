@@ -232,8 +232,8 @@ def table(rows: Sequence[Mapping[str, Any]], cfg: Config) -> Table:
     formats: dict[str, Any] = dict.fromkeys(("accuracy", "spread", "all tokens", "of dense"), ".2%")
     formats |= {"MACs": human_count, "images/s": human_count, "training seconds": ".0f"}
     notes = [
-        f"all rows: {cfg.optim.num_steps} updates of {cfg.data.train_batch_size} pictures, by one recipe; the "
-        "best network by the same validation pictures",
+        f"all rows: {cfg.optim.num_steps} updates of {cfg.data.train_batch_size} pictures, by one recipe; "
+        "the best network by the same validation pictures",
         "MACs: multiply-adds of a picture, agents (folded) included; of dense: of those with nothing pruned "
         "and no agent; all tokens: the same network, nothing pruned; spread: half of best minus worst seed",
         f"images/s: batches of {cfg.data.eval_batch_size}; training seconds: of processor time on a CPU, "

@@ -18,7 +18,8 @@ def ways_figure(points: Sequence[Mapping[str, Any]]) -> Figure:
     """A line for each way: its networks as they were trained (large), and asked at other keep rates.
 
     Args:
-        points: means over seeds, with ``row`` (the way), `COST`, `ACCURACY`, and ``keep_rate``: None where the network is asked as it was trained.
+        points: means over seeds, with ``row`` (the way), `COST`, `ACCURACY`, and ``keep_rate``: None where
+            the network is asked as it was trained.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import PercentFormatter
