@@ -9,7 +9,7 @@ import pytest
 
 from apt_vit import cli
 from apt_vit.config import QuirkConfig
-from apt_vit.lowering import lower, lower_test
+from apt_vit.lowering import lower, lower_infer, lower_test
 from apt_vit.options import (
     EXPORT_FORMATS,
     CompareOptions,
@@ -36,6 +36,15 @@ def test_a_test_of_a_model_keeps_what_its_run_says_but_for_what_is_typed() -> No
     assert other.quirks == QuirkConfig()
     alone_ = lower_test(cli.parse_test(["--dataset", "tiny"]))
     assert (alone_.run.preset, alone_.model.model_type) == ("fixed", "tiny")
+
+
+def test_a_threshold_takes_the_place_of_the_share_that_a_run_keeps() -> None:
+    run = typed("--name mine --keep-rate 0.7")
+    asked = lower_test(cli.parse_test(["--threshold", "0.3"]), run).prune
+    assert (asked.threshold, asked.keep_rate) == (0.3, None)
+    both = lower_infer(cli.parse_infer(["--threshold", "0.3", "--keep-rate", "0.5"]), run).prune
+    assert (both.threshold, both.keep_rate) == (0.3, 0.5)
+    assert lower_test(cli.parse_test([]), run).prune.keep_rate == 0.7
 
 
 def test_options_of_the_other_commands_are_what_was_typed() -> None:

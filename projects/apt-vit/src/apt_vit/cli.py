@@ -197,6 +197,11 @@ def _type_too(typed: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
+def _rule_of(typed: dict[str, Any]) -> dict[str, Any]:
+    """What was typed, where a threshold alone takes the place of the share that a model keeps otherwise."""
+    return ({"keep_rate": None} if "threshold" in typed else {}) | typed
+
+
 def parse_train(argv: Sequence[str] | None = None) -> Raw:
     """Read the command line of ``train``.
 
@@ -220,7 +225,7 @@ def parse_test(argv: Sequence[str] | None = None) -> TestOptions:
     own = _flags(TestOptions)
     _add_config(parser, docs, _but(ASKED) | own.keys())
     add_own_flags(parser, own, docs)
-    return TestOptions(**_split(TestOptions, typed_flags(parser, argv)))
+    return TestOptions(**_split(TestOptions, _rule_of(typed_flags(parser, argv))))
 
 
 def parse_infer(argv: Sequence[str] | None = None) -> InferOptions:
@@ -236,7 +241,7 @@ def parse_infer(argv: Sequence[str] | None = None) -> InferOptions:
     own = _flags(InferOptions)
     _add_config(parser, docs, _but([*ASKED, *ORIGINAL]) | own.keys())
     add_own_flags(parser, own, docs)
-    return InferOptions(**_split(InferOptions, _type_too(typed_flags(parser, argv))))
+    return InferOptions(**_split(InferOptions, _rule_of(_type_too(typed_flags(parser, argv)))))
 
 
 def parse_demo(argv: Sequence[str] | None = None) -> DemoOptions:
