@@ -6,27 +6,13 @@ agents of four linear maps.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 
-import torch
 from timm.models.vision_transformer import VisionTransformer as TimmTransformer
 from torch import Tensor
 
 from apt_vit.config import ModelConfig
-
-_NAMES = (
-    (r"transformer\.embeddings\.position_embeddings", "pos_embed"),
-    (r"transformer\.embeddings\.cls_token", "cls_token"),
-    (r"transformer\.embeddings\.patch_embeddings\.(\w+)", r"patch_embed.proj.\1"),
-    (r"transformer\.encoder\.layer\.(\d+)\.attention_norm\.(\w+)", r"blocks.\1.norm1.\2"),
-    (r"transformer\.encoder\.layer\.(\d+)\.ffn_norm\.(\w+)", r"blocks.\1.norm2.\2"),
-    (r"transformer\.encoder\.layer\.(\d+)\.ffn\.(fc\d)\.(\w+)", r"blocks.\1.mlp.\2.\3"),
-    (r"transformer\.encoder\.layer\.(\d+)\.attn\.out\.(\w+)", r"blocks.\1.attn.proj.\2"),
-    (r"transformer\.encoder\.encoder_norm\.(\w+)", r"norm.\1"),
-    (r"head\.(\w+)", r"head.\1"),
-)
-_QKV = r"transformer\.encoder\.layer\.(\d+)\.attn\.query\.(\w+)"
+from apt_vit.timm_weights import to_timm
 
 
 def timm_transformer(cfg: ModelConfig, state: Mapping[str, Tensor]) -> TimmTransformer:
@@ -46,18 +32,5 @@ def timm_transformer(cfg: ModelConfig, state: Mapping[str, Tensor]) -> TimmTrans
         num_heads=cfg.num_heads,
         mlp_ratio=cfg.mlp_dim / cfg.hidden_size,
     ).eval()
-    model.load_state_dict(_renamed(state))
+    model.load_state_dict(to_timm(state))
     return model
-
-
-def _renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights in timm's names: queries, keys and values are one map."""
-    found: dict[str, Tensor] = {}
-    for name, tensor in state.items():
-        for pattern, replacement in _NAMES:
-            if match := re.fullmatch(pattern, name):
-                found[match.expand(replacement)] = tensor
-        if match := re.fullmatch(_QKV, name):
-            three = [state[name.replace(".query.", f".{part}.")] for part in ("query", "key", "value")]
-            found[f"blocks.{match[1]}.attn.qkv.{match[2]}"] = torch.cat(three)
-    return found
