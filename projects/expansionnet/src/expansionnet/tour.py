@@ -173,11 +173,11 @@ def report(folder: Path, stages: list[Stage], cfg: Config, started: float) -> No
                 "ms / caption": 1000 * seconds,
             }
         )
-    decoded = decoding_rows(stages[-1].model, pictures)
+    columns = list(rows[-1])
+    rows += decoding_rows(stages[-1], pictures)
     seconds = time.monotonic() - started
     figures = {
         "rows": rows,
-        "decoding": decoded,
         "constant_caption": caption,
         "seconds": seconds,
         "preset": cfg.run.preset,
@@ -193,14 +193,11 @@ def report(folder: Path, stages: list[Stage], cfg: Config, started: float) -> No
     spent = "since it was resumed" if cfg.run.resume else "whole tour"
     table = result_table(
         f"{len(records)} test pictures, beam {beams}, preset {cfg.run.preset}",
-        list(rows[-1]),
+        columns,
         rows,
         formats=formats,
         notes=[f'constant caption: "{caption}"; {spent} {seconds:.0f} s'],
     )
-    print()
-    title = f"the same captions of {len(pictures)} pictures, beam {beams}"
-    result_table(title, list(decoded[0]), decoded, formats={"ms / caption": ".1f"}).print()
     places = [
         ("table", folder / RESULTS),
         ("pictures with captions", folder / "captions.html"),
@@ -229,21 +226,22 @@ def _ids(captioner: Captioner, x: torch.Tensor, *, incremental: bool = True) -> 
         return decoding.search(captioner.model, x, options, incremental=incremental).tokens
 
 
-def decoding_rows(model: Path, pictures: list[Path]) -> list[dict[str, Any]]:
-    """Time the search that reads each sentence again at every step, and the incremental one.
+def decoding_rows(stage: Stage, pictures: Sequence[Path]) -> list[dict[str, Any]]:
+    """Time both ways to decode all pictures at once: reading prefixes again at every step, and incremental.
 
     Raises:
         RuntimeError: they find different captions.
     """
-    captioner = Captioner.from_pretrained(model)
+    captioner = Captioner.from_pretrained(stage.model)
     x = captioner.inputs(pictures)
     rows, said = [], []
-    for name, incremental in (("reads the sentence again at every step", False), ("incremental", True)):
+    for name, incremental in (("prefixes read again", False), ("incremental", True)):
         said.append(_ids(captioner, x, incremental=incremental))
         seconds = latency(
             lambda incremental=incremental: _ids(captioner, x, incremental=incremental), calls=5, warmup=1
         ).median
-        rows.append({"decoding": name, "ms / caption": 1000 * seconds / len(pictures)})
+        row = {"model": f"pictures at once, {name}", "reads": captioner.reads}
+        rows.append({**row, "ms / caption": 1000 * seconds / len(pictures)})
     if said[0] != said[1]:
-        raise RuntimeError(f"{model}: incremental decoding finds other captions")
+        raise RuntimeError(f"{stage.model}: incremental decoding finds other captions")
     return rows
