@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import re
 import shlex
 from collections.abc import Iterator
 from dataclasses import fields
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -134,3 +136,40 @@ def test_the_three_lines_of_python_run(
     found = ast.literal_eval(capsys.readouterr().out)
     assert len(found) == 5
     assert 0 < found[0][1] <= 1
+
+
+SMALL = "--model_type tiny --num-workers 0 --device cpu --train_batch_size 8"
+SHORT = {"2000": "4", "100": "2", "--preset": f"{SMALL} --preset"}
+"""What makes the training of the section on own data quick; its network starts from nothing."""
+
+
+@pytest.mark.slow
+@pytest.mark.tiny
+@pytest.mark.usefixtures("alone")
+def test_ones_own_pictures_go_through_all_commands_as_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number, (split, kind) in enumerate(product(("train", "val"), ("cat", "dog"))):
+        for picture in range(8):
+            path = tmp_path / "pets" / split / kind / f"{picture}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (40, 50), (30 * number, 20 * picture, 200 - 30 * number)).save(path)
+    Image.new("RGB", (60, 40), (90, 120, 30)).save(tmp_path / "my_cat.jpg")
+    ran = []
+    for words in commands():
+        if words[: len(UV)] != UV or not {"runs/pets", "pets"} & set(words):
+            continue
+        program, *rest = words[len(UV) :]
+        if program == "train":
+            rest = " ".join(SHORT.get(word, word) for word in rest).split()
+        else:
+            rest += ["--device", "cpu"] if program == "demo" else []
+            rest += ["--num-workers", "0"] if program in ("test", "infer") else []
+        importlib.import_module(f"apt_vit.{program}").main(rest)
+        ran.append(program)
+    assert set(ran) == {"train", "test", "demo", "infer", "export"}
+    assert len(ran) >= 8
+    assert (tmp_path / "runs/pets/best.onnx").is_file()
+    assert (tmp_path / "1_pets_checkpoint.bin").is_file()
+    assert list((tmp_path / "demo").glob("*.png"))
+    assert "第2层形状" in capsys.readouterr().out
