@@ -29,17 +29,7 @@ STREAMS = {"plain": 0, "pruned": 1}
 """The ways in which a network is evaluated, and the original's numbers of them."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Length:
-    """How long a training lasts."""
-
-    updates: int
-    """Updates that its schedule has."""
-    steps: int
-    """Micro-batches that make the updates which are made here."""
-
-
-def length_of(cfg: Config, per_epoch: int) -> Length:
+def length_of(cfg: Config, per_epoch: int) -> int:
     """How many micro-batches a training takes, by the rule which says after which of them updates are made.
 
     Args:
@@ -52,7 +42,7 @@ def length_of(cfg: Config, per_epoch: int) -> Length:
     A, quirks = cfg.optim.gradient_accumulation_steps, cfg.quirks
     in_epoch = per_epoch // A if quirks.carry_leftovers else -(-per_epoch // A)
     if not in_epoch and quirks.stop_without_update:
-        return Length(updates=cfg.optim.num_steps, steps=per_epoch)
+        return per_epoch
     if not in_epoch:
         raise UserError(
             f"an epoch has {per_epoch} micro-batches, and gradient_accumulation_steps is {A}: with "
@@ -60,7 +50,7 @@ def length_of(cfg: Config, per_epoch: int) -> Length:
         )
     wanted = min(cfg.optim.num_steps, cfg.run.max_steps or cfg.optim.num_steps)
     epochs, rest = divmod(wanted - 1, in_epoch)
-    return Length(updates=cfg.optim.num_steps, steps=epochs * per_epoch + min((rest + 1) * A, per_epoch))
+    return epochs * per_epoch + min((rest + 1) * A, per_epoch)
 
 
 @dataclass(kw_only=True)

@@ -47,7 +47,7 @@ def train(cfg: Config, *, data: Data | None = None, quiet: bool = False) -> Path
     dist.on_main(lambda: check_free(folder, resume=cfg.run.resume))  # before generated data go there
     data = data or open_data(cfg, folder / FAKE_DATA)
     faithful = cfg.run.preset == "faithful"
-    limit = length_of(cfg, len(data.loader("train", dist.rank(), dist.world_size()))).steps
+    limit = length_of(cfg, len(data.loader("train", dist.rank(), dist.world_size())))
     told = messages.shown() if faithful else nullcontext()
     run_settings = settings(cfg, folder, limit, quiet=quiet)
     with (
