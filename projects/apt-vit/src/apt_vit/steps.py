@@ -132,31 +132,29 @@ def own_dropout(model: ModelConfig, cfg: Config) -> bool:
 
 def losses(streams: Streams, y: Tensor, cfg: Config) -> tuple[Tensor, Logs]:
     """A L, with gradients, and what is logged."""
-    plain_loss = None
-    if streams.plain is not None:
-        plain_loss = F.cross_entropy(streams.plain.detach().float(), y)
     terms: list[Tensor] = []
-    main: Tensor | None = None
+    loss, plain_loss = None, None
     if streams.pruned is not None:
-        main = F.cross_entropy(streams.pruned.float(), y)
-        terms.append(main)
+        terms.append(F.cross_entropy(streams.pruned.float(), y))
+        loss = terms[0].detach()
     if streams.trained is not None:
         L_0 = F.cross_entropy(streams.trained.float(), y)
-        terms.append(L_0 if main is None else cfg.prune.plain_loss * L_0)
-        main, plain_loss = (L_0 if main is None else main), L_0.detach()
-    assert main is not None  # a stream 1, or method plain
+        terms.append(L_0 if loss is None else cfg.prune.plain_loss * L_0)
+        plain_loss = L_0.detach()
+    elif streams.plain is not None:
+        plain_loss = F.cross_entropy(streams.plain.detach().float(), y)
+    loss = plain_loss if loss is None else loss
+    assert loss is not None  # there is a stream 1, or method plain
     agents, p_old = {}, None
     if streams.singles:
         assert streams.plain is not None
         p_old = true_probability(streams.plain, y)
         for layer, single in streams.singles.items():
-            loss, agents[layer] = agent_loss(single, p_old, y, cfg)
-            terms.append(loss)
+            L_2, agents[layer] = agent_loss(single, p_old, y, cfg)
+            terms.append(L_2)
     means = streams.keep_probability.values()
     terms.extend(cfg.prune.keep_penalty * (k - cfg.prune.keep_target) ** 2 for k in means)
-    logs = Logs(
-        loss=main.detach(), plain_loss=plain_loss, p_old=p_old, agents=agents, kept=dict(streams.kept)
-    )
+    logs = Logs(loss=loss, plain_loss=plain_loss, p_old=p_old, agents=agents, kept=dict(streams.kept))
     return torch.stack(terms).sum(), logs
 
 
