@@ -87,7 +87,7 @@ class DemoOptions:
     """``demo``: name what pictures show, and draw the patches that are kept."""
 
     files: tuple[str, ...] = ()
-    """Pictures, or folders of pictures; none: some that are generated like the tour's."""
+    """Pictures, or folders of pictures; none: test pictures of the run that the model lies in."""
     model: str = ""
     """Model folder, run, tour or known file; empty: the newest run's best."""
     output: str = "demo"
