@@ -16,7 +16,7 @@ from expansionnet.captioner import Captioner
 from expansionnet.cli import parse_convert2onnx
 from expansionnet.loading import load
 from expansionnet.onnx_beam import OnnxCaptioner
-from expansionnet.options import ExportOptions
+from expansionnet.options import ORIGINAL_OPSET, ExportOptions
 from prunelab.config import to_plain
 from prunelab.errors import UserError
 from testing.mistakes import Fails
@@ -115,7 +115,9 @@ def test_the_originals_command_means_a_folder_of_graphs() -> None:
 
 
 @pytest.mark.slow
-def test_graphs_that_read_pictures_say_the_same_of_a_file(tmp_path: Path) -> None:
+def test_graphs_that_read_pictures_say_the_same_of_a_file_whatever_operators_are_typed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     model = captioner(end_to_end=True)
     model.save_pretrained(tmp_path / "best")
     rng = np.random.default_rng(0)
@@ -123,7 +125,13 @@ def test_graphs_that_read_pictures_say_the_same_of_a_file(tmp_path: Path) -> Non
     for path in pictures:
         Image.fromarray(rng.integers(256, size=(30, 40, 3), dtype=np.uint8)).save(path)
     names = tuple(map(str, pictures))
-    folder = export.export(ExportOptions(model=str(tmp_path / "best"), pictures=names, onnx_simplify=True))
+    options = ExportOptions(
+        model=str(tmp_path / "best"), pictures=names, onnx_simplify=True, onnx_opset=ORIGINAL_OPSET
+    )
+    folder = export.export(options)
+    told = capsys.readouterr().out
+    assert "onnx_opset 14 lacks operators of these graphs: 17 is written" in told
+    assert told.count("opset 17)") == len(GRAPHS)
     graphs = OnnxCaptioner(folder, threads=1)
     assert graphs.caption(pictures) == model.caption(pictures)
     assert graphs.caption(pictures[0], beam_size=2) == [model.caption(pictures[0], beam_size=2)]

@@ -100,9 +100,13 @@ def test_as_many_checkpoints_remain_as_are_wanted(keep: int, tmp_path: Path) -> 
         when = start - timedelta(days=name + 1)
         old = CheckpointName(written=when, epoch=0, batch=name, batch_size=6, kind="xe")
         (tmp_path / str(old)).write_bytes(b"")
+    other = CheckpointName(written=start - timedelta(days=9), epoch=0, batch=1, batch_size=6, kind="rf")
+    (tmp_path / str(other)).write_bytes(b"")
     written = [write(tmp_path, model, keep=keep, written=start + timedelta(seconds=n)) for n in range(2)]
-    assert original.checkpoints(tmp_path)[-1] == written[-1]
-    assert len(original.checkpoints(tmp_path)) == keep
+    first, *kept = original.checkpoints(tmp_path)
+    assert first.name == str(other)  # of another phase
+    assert kept[-1] == written[-1]
+    assert len(kept) == keep
     assert (tmp_path / "checkpoint_mine.pth").is_file()
 
 

@@ -12,7 +12,7 @@ from expansionnet.layout import newest_model
 from expansionnet.loading import find_weights, load
 from expansionnet.onnx_beam import OnnxCaptioner
 from expansionnet.onnx_graphs import Example, export_graphs
-from expansionnet.options import ExportOptions
+from expansionnet.options import LEAST_OPSET, ExportOptions
 from prunelab.config import to_plain
 from prunelab.errors import UserError, entry
 from prunelab.export import ExportReport, Simplify
@@ -47,7 +47,10 @@ def export(options: ExportOptions) -> Path:
         captioner.save_original(target)
     else:
         simplify: Simplify = "fold" if options.onnx_simplify else "no"
-        for report in export_onnx(captioner, target, opset=options.onnx_opset, simplify=simplify):
+        opset = max(options.onnx_opset, LEAST_OPSET)
+        if opset != options.onnx_opset:
+            print(f"onnx_opset {options.onnx_opset} lacks operators of these graphs: {opset} is written")
+        for report in export_onnx(captioner, target, opset=opset, simplify=simplify):
             print(told(report))
         print(compare(captioner, OnnxCaptioner(target), options.pictures, options.beam_size))
     print(f"written: {target}")

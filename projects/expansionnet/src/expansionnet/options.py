@@ -14,6 +14,8 @@ SPLITS = ("val", "test")
 METRICS = ("CIDEr", "BLEU", "ROUGE_L", "METEOR", "SPICE")
 DTYPES = ("fp32", "fp16")
 EXPORT_FORMATS = ("onnx", "original")
+ORIGINAL_OPSET, LEAST_OPSET = 14, 17
+"""Versions of ONNX's operators: the original's, and the oldest that has all of which our graphs are made."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +133,7 @@ class GenerateOptions:
     fake_data: bool = False
     """Generate a small data set in the real layout and use it."""
     random_weights: bool = False
-    """Use a backbone without trained weights, to try the command."""
+    """Use a backbone without trained weights, and keep it beside the features, in OUTPUT_PATH.backbone."""
     seed: int = 1234
     """Seed of such weights."""
     preset: str = "faithful"
@@ -188,7 +190,7 @@ class ExportOptions:
     output: str = ""
     """Folder of the ONNX files, or the checkpoint's file; empty: beside the model."""
     onnx_opset: int = 18
-    """Version of ONNX's operators."""
+    """Version of ONNX's operators; where it is older than 17, which the graphs need, 17 is written."""
     onnx_simplify: bool = False
     """Compute what is constant in the graphs, which makes them smaller; the numbers stay."""
     beam_size: int = 3
@@ -204,7 +206,7 @@ class ExportOptions:
 
     def __post_init__(self) -> None:
         check_one_of("format", self.format, EXPORT_FORMATS)
-        check_within("onnx_opset", self.onnx_opset, 17, 25)
+        check_within("onnx_opset", self.onnx_opset, ORIGINAL_OPSET, 25)
         check_at_least("beam_size", self.beam_size, 1)
 
 

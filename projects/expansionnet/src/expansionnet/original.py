@@ -153,8 +153,9 @@ def write_checkpoint(
 ) -> Path:
     """Write a checkpoint that the original can go on from, and delete the oldest so that ``keep`` remain.
 
-    The original deletes one file where there are exactly ``keep`` before it writes, and none where there are
-    more, which then stay for ever.
+    Those of training by reward and those by cross entropy are counted apart: a phase must not delete what it
+    started from. The original counts both together; it deletes one file where there are exactly ``keep``
+    before it writes, and none where there are more, which then stay for ever.
 
     Args:
         folder: where to.
@@ -163,7 +164,7 @@ def write_checkpoint(
         schedule: of the learning rate, after the same micro-batches.
         loader: where the data stand.
         reinforce: whether training is by reward.
-        keep: how many files remain, the new one included.
+        keep: how many files of this kind of training remain, the new one included.
         written: what the name says of the time; None: now.
 
     Raises:
@@ -184,7 +185,8 @@ def write_checkpoint(
         LOADER: loader.content,
     }
     write_model(target, model, training)
-    for old in [file for file in checkpoints(folder) if file != target][: -(keep - 1) or None]:
+    alike = [file for file in checkpoints(folder) if file.name.endswith(f"_{name.kind}_.pth")]
+    for old in [file for file in alike if file != target][: -(keep - 1) or None]:
         old.unlink(missing_ok=True)
     return target
 
