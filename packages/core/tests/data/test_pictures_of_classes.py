@@ -8,6 +8,7 @@ from prunelab.data.pictures import pixels
 from prunelab.data.pictures_of_classes import (
     CLASS_FILE,
     check_pictures,
+    kept_back,
     open_pictures_of_classes,
     spread,
 )
@@ -180,3 +181,24 @@ def test_some_pictures_are_spread_over_all_classes(ilsvrc):
     assert spread(7, 9).tolist() == list(range(7))
     assert spread(3, 0).tolist() == []
     assert spread(0, 5).tolist() == []
+
+
+def test_a_test_folder_besides_validation_is_a_split_of_its_own(ilsvrc):
+    assert "test" not in open_pictures_of_classes(ilsvrc).splits
+    classes(ilsvrc / "test", 2)
+    found = open_pictures_of_classes(ilsvrc)
+    assert (found.val_folder, len(found.splits["val"]), len(found.splits["test"])) == ("val", 3, 6)
+    (ilsvrc / "val").rename(ilsvrc / "apart")
+    found = open_pictures_of_classes(ilsvrc)
+    assert (found.val_folder, sorted(found.splits)) == ("test", ["train", "val"])
+    (ilsvrc / "apart").rename(ilsvrc / "val")
+    picture(ilsvrc / "test/n99/unknown.JPEG")  # of unknown classes: no split
+    assert "test" not in open_pictures_of_classes(ilsvrc).splits
+
+
+def test_pictures_kept_back_are_a_share_of_each_class_and_always_the_same():
+    labels = np.array([0] * 20 + [2] * 9 + [5] * 2 + [7])
+    kept = kept_back(labels, 0.1)
+    assert np.bincount(labels[kept], minlength=8).tolist() == [2, 0, 1, 0, 0, 1, 0, 0]
+    assert np.array_equal(kept, kept_back(labels, 0.1))
+    assert np.bincount(labels[kept_back(labels, 1.0)]).tolist() == [19, 0, 8, 0, 0, 1]

@@ -64,9 +64,10 @@ def kept_back(labels: np.ndarray, share: float) -> np.ndarray:
         Which they are, a mask (N,).
     """
     kept = np.zeros(len(labels), bool)
-    for label in np.unique(labels):
+    for label in np.unique(labels).tolist():
         members = np.flatnonzero(labels == label)
-        kept[members[spread(len(members), _kept_of(len(members), share))]] = True
+        order = np.random.default_rng(label).permutation(members)
+        kept[order[: _kept_of(len(members), share)]] = True
     return kept
 
 

@@ -5,8 +5,15 @@ import pytest
 
 from prunelab.data import synthetic
 from prunelab.data.cifar import CIFAR10, open_cifar
+from prunelab.data.pictures import read_picture
 from prunelab.data.segmentation import find_pictures, read_image
-from prunelab.data.synthetic.shape_classes import CLASSES, make_picture, write_classes
+from prunelab.data.synthetic.shape_classes import (
+    CLASSES,
+    class_folder,
+    make_picture,
+    write_class_folders,
+    write_classes,
+)
 from prunelab.errors import UserError
 
 SEVERAL = np.stack([make_picture(0, number) for number in range(400)])
@@ -59,3 +66,13 @@ def test_a_used_folder_and_a_side_that_does_not_fit_are_refused(tmp_path):
         write_classes(tmp_path)
     with pytest.raises(UserError, match="side is 48, expected 32 in binary records"):
         write_classes(tmp_path / "new", side=48)
+
+
+def test_folders_of_as_many_classes_as_one_likes_take_turns(tmp_path):
+    write_class_folders(tmp_path, seed=1, classes=25, count=30, side=40)
+    files = sorted(tmp_path.rglob("*.JPEG"))
+    assert sorted(folder.name for folder in tmp_path.iterdir()) == [class_folder(i) for i in range(25)]
+    assert class_folder(7) == "n00000007"
+    assert len(files) == 30
+    assert len(list((tmp_path / class_folder(4)).iterdir())) == 2
+    assert {read_picture(file).size for file in files} == {(40, 40), (40, 35), (40, 30)}
