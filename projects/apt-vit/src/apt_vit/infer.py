@@ -54,13 +54,12 @@ def infer(options: InferOptions, *, data: Data | None = None) -> Scores:
             "drops tokens of each picture in a batch"
         )
     place = Path(options.model) if options.model else checkpoint_file(cfg, options.stream)
-    with messages.shown() if faithful else nullcontext():
+    found = retuned(opened(place, cfg), options).to(device)
+    data = data or open_data(replace(cfg, model=found.config), run_folder(cfg) / FAKE_DATA)
+    with messages.shown() if faithful else nullcontext(), evaluating(found.model):
         if faithful:
             messages.process(cfg, device)
-        found = retuned(opened(place, cfg), options).to(device)
-        data = data or open_data(replace(cfg, model=found.config), run_folder(cfg) / FAKE_DATA)
-        with evaluating(found.model):
-            return _classify(found, cfg, options, data)
+        return _classify(found, cfg, options, data)
 
 
 def opened(place: Path, cfg: Config) -> Classifier:
