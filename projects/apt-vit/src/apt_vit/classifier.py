@@ -272,7 +272,7 @@ class Classifier:
                 of the depth.
             keep_rate: share of the tokens that each keeps; the tokens that the classification token attends
                 to least go, which needs no training. None: the agents decide, and keep all at first.
-            pretrained: of a name: with timm's trained weights, which are loaded from the network.
+            pretrained: of a name: with timm's trained weights, which are fetched from the Hub.
             seed: of the agents.
 
         Raises:
