@@ -49,7 +49,7 @@ def export(options: ExportOptions) -> Path:
         simplify: Simplify = "fold" if options.onnx_simplify else "no"
         opset = max(options.onnx_opset, LEAST_OPSET)
         if opset != options.onnx_opset:
-            print(f"onnx_opset {options.onnx_opset} lacks operators of these graphs: {opset} is written")
+            print(f"onnx_opset {options.onnx_opset} is not written by torch's exporter any more: {opset} is")
         for report in export_onnx(captioner, target, opset=opset, simplify=simplify):
             print(told(report))
         print(compare(captioner, OnnxCaptioner(target), options.pictures, options.beam_size))

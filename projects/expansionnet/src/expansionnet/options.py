@@ -14,8 +14,8 @@ SPLITS = ("val", "test")
 METRICS = ("CIDEr", "BLEU", "ROUGE_L", "METEOR", "SPICE")
 DTYPES = ("fp32", "fp16")
 EXPORT_FORMATS = ("onnx", "original")
-ORIGINAL_OPSET, LEAST_OPSET = 14, 17
-"""Versions of ONNX's operators: the original's, and the oldest that has all of which our graphs are made."""
+ORIGINAL_OPSET, LEAST_OPSET = 14, 18
+"""Versions of ONNX's operators: the original's, and the oldest that torch's exporter writes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,8 +189,8 @@ class ExportOptions:
     """onnx (a graph of the encoder and one of a decoder's step) or original (its checkpoint)."""
     output: str = ""
     """Folder of the ONNX files, or the checkpoint's file; empty: beside the model."""
-    onnx_opset: int = 18
-    """Version of ONNX's operators; where it is older than 17, which the graphs need, 17 is written."""
+    onnx_opset: int = LEAST_OPSET
+    """Version of ONNX's operators; for those before 18, which the exporter does not write, 18 is taken."""
     onnx_simplify: bool = False
     """Compute what is constant in the graphs, which makes them smaller; the numbers stay."""
     beam_size: int = 3
