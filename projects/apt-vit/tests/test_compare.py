@@ -74,6 +74,11 @@ def test_rows_are_kept_and_only_missing_ones_are_trained(
     monkeypatch.setattr(compare, "train", None)  # nothing is to be trained
     monkeypatch.setattr(compare, "speed", None)
     assert compare.compare(cfg, options) == rows
+    other = replace(cfg, optim=replace(cfg.optim, learning_rate=0.01))
+    with pytest.raises(
+        UserError, match=r"holds rows with learning_rate 0\.05, expected the same and not 0\.01"
+    ):
+        compare.compare(other, options)
     assert "fixed, seed 1: accuracy" in capsys.readouterr().out
 
 

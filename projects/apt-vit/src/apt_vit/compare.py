@@ -8,7 +8,6 @@ the same pictures; they differ in which tokens go, and in how that is learnt. Wh
 from __future__ import annotations
 
 import itertools
-import json
 import statistics
 import time
 from collections.abc import Mapping, Sequence
@@ -33,12 +32,12 @@ from apt_vit.rules import Rule
 from apt_vit.train import train
 from prunelab import dist
 from prunelab.config import to_plain, yaml_text
-from prunelab.errors import entry
+from prunelab.errors import UserError, entry
 from prunelab.jobs import results
 from prunelab.report import Table, latency, result_table
 from prunelab.runfolder import check_free
 from prunelab.tracked import evaluating
-from prunelab.util import human_count, write_json
+from prunelab.util import human_count, read_json, write_json
 
 KEEP_RATE = 0.7
 """Share of tokens that each clip layer keeps where no keep_rate is typed; not of row faithful."""
@@ -71,11 +70,11 @@ def compare(cfg: Config, options: CompareOptions) -> list[Row]:
         ``means.json`` and their figure, ``ways.png``; each run lies in a folder of its own.
 
     Raises:
-        UserError: data are missing, or the configuration does not fit them.
+        UserError: data are missing, the configuration does not fit them, or the folder holds rows of another.
     """
     path = folder_of(cfg) / "rows.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    rows: list[Row] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    _one_recipe(cfg, path.with_name("recipe.json"))
+    rows: list[Row] = read_json(path) if path.exists() else []
     done = [Part(row=row["row"], seed=row["seed"]) for row in rows]
     parts = [Part(row=row, seed=seed) for seed, row in itertools.product(options.seeds, options.rows)]
     work = partial(trained, options=options)
@@ -92,6 +91,22 @@ def compare(cfg: Config, options: CompareOptions) -> list[Row]:
     write_json(path.with_name("means.json"), means(rows))
     write_ways(path.with_name("ways.png"), points(rows))
     return rows
+
+
+def _one_recipe(cfg: Config, path: Path) -> None:
+    """Write down what all rows of a folder have in common; refuse to mix them with others."""
+    recipe = to_plain({"model": cfg.model, "data": cfg.data, "optim": cfg.optim, "prune": cfg.prune})
+    if not path.exists():
+        write_json(path, recipe)
+        return
+    before = read_json(path)
+    for group, values in recipe.items():
+        for name, value in values.items():
+            if before[group].get(name) != value:
+                raise UserError(
+                    f"{path.parent}: holds rows with {name} {before[group].get(name)}, expected the same and "
+                    f"not {value}, or another --output"
+                )
 
 
 def _same(cfg: Config) -> Config:
