@@ -27,7 +27,7 @@ from apt_vit.packed import Rows, rows_of
 from apt_vit.partial import ahead, cls_through, through, without
 from apt_vit.passes import Single
 from apt_vit.rules import Rule
-from apt_vit.streams import Streams, difference, direction, logits_at, single_precision
+from apt_vit.streams import Streams, at_least_single, difference, direction, logits_at, single_precision
 from prunelab.tracked import evaluating
 
 
@@ -176,7 +176,7 @@ class _Many:
                 query, key = block.attn.query(rows.first(h)), block.attn.key(h)
                 return -rows.spread(rows.seen(query, key, block.attn.heads))
         with torch.set_grad_enabled(self.learns), single_precision(self.x):
-            seen = self.model.agent_input(self.x).float()
+            seen = at_least_single(self.model.agent_input(self.x))
             along, offset = direction(self.model.agents[layer], rows.first(seen))
             prune = rows.spread(prune_probability(rows.dot(seen, along) + rows.per_row(offset)))
         if self.learns:
@@ -233,7 +233,7 @@ class _Rewards:
         x = x.detach()
         agent = self.model.agents[layer]
         with single_precision(x):
-            seen = self.model.agent_input(x).float()
+            seen = at_least_single(self.model.agent_input(x))
             with torch.no_grad():
                 probability = prune_probability(difference(agent, seen))
             tokens = choose(probability, self.cfg, self.source)

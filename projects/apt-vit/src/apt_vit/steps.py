@@ -43,7 +43,7 @@ from apt_vit.passes import Single
 from apt_vit.products import Faster
 from apt_vit.schedules import rate
 from apt_vit.shared import by_sharing
-from apt_vit.streams import Streams, by_passes
+from apt_vit.streams import Streams, at_least_single, by_passes
 from prunelab.optim import guarded_step
 
 
@@ -54,7 +54,7 @@ class AgentLogs:
     tokens: Tensor
     """t (B,)."""
     rewards: Tensor
-    """r (B,) float32."""
+    """r (B,), float32 unless the network is in double precision."""
     labels: Tensor
     """c (B,) int64."""
     logits: Tensor
@@ -135,14 +135,14 @@ def losses(streams: Streams, y: Tensor, cfg: Config) -> tuple[Tensor, Logs]:
     terms: list[Tensor] = []
     loss, plain_loss = None, None
     if streams.pruned is not None:
-        terms.append(F.cross_entropy(streams.pruned.float(), y))
+        terms.append(F.cross_entropy(at_least_single(streams.pruned), y))
         loss = terms[0].detach()
     if streams.trained is not None:
-        L_0 = F.cross_entropy(streams.trained.float(), y)
+        L_0 = F.cross_entropy(at_least_single(streams.trained), y)
         terms.append(L_0 if loss is None else cfg.prune.plain_loss * L_0)
         plain_loss = L_0.detach()
     elif streams.plain is not None:
-        plain_loss = F.cross_entropy(streams.plain.detach().float(), y)
+        plain_loss = F.cross_entropy(at_least_single(streams.plain.detach()), y)
     loss = plain_loss if loss is None else loss
     assert loss is not None  # there is a stream 1, or method plain
     agents, p_old = {}, None
@@ -165,7 +165,7 @@ def agent_loss(single: Single, p_old: Tensor, y: Tensor, cfg: Config) -> tuple[T
     """
     r = true_probability(single.logits, y) - p_old
     c = (r > 0).long()
-    each = F.cross_entropy(single.clip_logits.float(), c, reduction="none")
+    each = F.cross_entropy(at_least_single(single.clip_logits), c, reduction="none")
     L_2 = (each if cfg.quirks.zero_reward_keeps else each * (r != 0)).mean()
     logs = AgentLogs(
         tokens=single.tokens, rewards=r, labels=c, logits=single.clip_logits.detach(), loss=L_2.detach()
@@ -175,7 +175,7 @@ def agent_loss(single: Single, p_old: Tensor, y: Tensor, cfg: Config) -> tuple[T
 
 def true_probability(s: Tensor, y: Tensor) -> Tensor:
     """Probability (B,) of the classes y by logits (B, C), without gradients."""
-    return s.detach().float().softmax(-1).gather(1, y[:, None])[:, 0]
+    return at_least_single(s.detach()).softmax(-1).gather(1, y[:, None])[:, 0]
 
 
 def make_optimizer(model: VisionTransformer, cfg: OptimConfig) -> SGD:

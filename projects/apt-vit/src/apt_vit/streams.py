@@ -86,7 +86,7 @@ def _single(model: VisionTransformer, x: Tensor, layer: int, cfg: Config, source
         for block in blocks[: layer + 1]:
             h = block(h)
         with single_precision(h):
-            seen = model.agent_input(h).float()
+            seen = at_least_single(model.agent_input(h))
             tokens = choose(prune_probability(difference(agent, seen)), cfg, source)
         row = torch.zeros(h.shape[:2], device=h.device).scatter(1, tokens[:, None], passes.PENALTY)
         for block in blocks[layer + 1 :]:
@@ -110,6 +110,11 @@ def _keep_probability(pruned: passes.Pruned) -> dict[int, Tensor]:
 
 
 # --- agents, cheaply ---
+
+
+def at_least_single(x: Tensor) -> Tensor:
+    """Tokens in single precision; those in double precision as they are."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def single_precision(x: Tensor) -> torch.autocast:
