@@ -14,7 +14,7 @@ from apt_vit.preprocess import Preprocess
 from apt_vit.timm_weights import to_timm
 from testing.mistakes import Fails
 
-from .google import npz_of
+from .google_files import npz_of
 from .small import small_model
 
 SQUARE = {"img_size": (20, 20)}

@@ -17,7 +17,7 @@ from apt_vit.rules import Rule
 from apt_vit.timm_weights import to_timm
 from prunelab.errors import UserError
 
-from .google import npz_of
+from .google_files import npz_of
 from .small import pictures, small_model
 
 BLOCKS = {"clip_layers": (1, 3, 4)}

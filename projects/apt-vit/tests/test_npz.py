@@ -12,7 +12,7 @@ from apt_vit.config import ResNetConfig
 from apt_vit.npz import load_npz
 from prunelab.errors import UserError
 
-from .google import npz_of
+from .google_files import npz_of
 from .small import small_model
 
 HYBRID = {

@@ -17,7 +17,7 @@ from apt_vit.rules import Rule
 from apt_vit.weights import POSITIONS, Loaded
 from testing.parity import Folder, of_kind
 
-from .google import arrays_of
+from .google_files import arrays_of
 from .recorded import model_config
 
 # Tolerances are those of the folders' READMEs.

@@ -21,7 +21,7 @@ from apt_vit.timm_weights import WHAT, to_timm
 from prunelab.data import cifar
 from prunelab.errors import UserError
 
-from .google import npz_of
+from .google_files import npz_of
 from .small import small_model
 from .test_npz import HYBRID
 
