@@ -233,11 +233,16 @@ def agents(pictures: int, *, at_most: float | None = 0.5, size: Size | None = No
     lengths = lengths_of(model.cfg, dict(zip(model.agents, given.counts[0].tolist(), strict=True)))
     tokens = [torch.randn(pictures, lengths[i], model.cfg.hidden_size) for i in model.agents]
     folded = [Folded.of(agent) for agent in model.agents.values()]
+    small, dwarf = Agent(8), torch.randn(1, 2, 8)
 
+    @torch.no_grad()
     def forget() -> list[Tensor]:
         spoiler.add_(1)
+        # A pass has just made the tokens, and its operations are no news to the processor.
         for each in tokens:
-            each.add_(0)  # a pass has just made them
+            each.add_(0)
+        prune_probability(Folded.of(small)(model.agent_input(dwarf)))
+        small(model.agent_input(dwarf)).softmax(-1)
         return tokens
 
     @torch.no_grad()
