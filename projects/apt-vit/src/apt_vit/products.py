@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
@@ -90,9 +89,9 @@ class _Linear(torch.autograd.Function):
         return _mapped(x, weight, bias)
 
     @staticmethod
-    def backward(ctx: FunctionCtx, *grads: Any) -> Any:
-        x, weight = ctx.saved_tensors  # type: ignore[attr-defined]
-        needed: Sequence[bool] = ctx.needs_input_grad  # type: ignore[attr-defined]
+    def backward(ctx: Any, *grads: Any) -> Any:
+        x, weight = ctx.saved_tensors
+        needed: Sequence[bool] = ctx.needs_input_grad
         g: Tensor = grads[0].contiguous()
         return (
             _mapped(g, weight.t()) if needed[0] else None,  # (M, O) times (O, I)
@@ -112,4 +111,20 @@ def dropout(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = Fa
     words = torch.empty(-(-x.numel() * BITS // 64), dtype=torch.int64).random_(-(2**63), None)
     bits = words.view(torch.int16)[: x.numel()].view(x.shape)  # every value of -2**15 ... 2**15 - 1 alike
     stays = bits >= limit - 2 ** (BITS - 1)
-    return x * (stays.to(x.dtype) * (2**BITS / (2**BITS - limit)))
+    found: Any = _Dropout.apply(x, stays, 2**BITS / (2**BITS - limit))
+    return found
+
+
+class _Dropout(torch.autograd.Function):
+    """A product with a mask and a number, which keeps a byte an element for its gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, stays: Tensor, scale: float) -> Tensor:
+        ctx.save_for_backward(stays)
+        ctx.scale = scale
+        return (x * stays).mul_(scale)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        (stays,) = ctx.saved_tensors
+        return (grads[0] * stays).mul_(ctx.scale), None, None

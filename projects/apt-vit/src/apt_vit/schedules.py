@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 from apt_vit.config import OptimConfig
-from prunelab.errors import UserError
 
 CYCLES = 0.5
 """Periods of the cosine between the warm-up's end and the last update."""
@@ -29,7 +28,5 @@ def rate(update: int, cfg: OptimConfig) -> float:
             return max(0.0, 0.5 * (1 + math.cos(math.pi * 2 * CYCLES * progress)))
         case "linear":
             return max(0.0, (T - k) / max(1, T - w))
-        case "constant" | "warmup_constant":
+        case _:  # constant, warmup_constant
             return 1.0
-        case other:
-            raise UserError(f"decay_type is {other!r}, which no schedule is built for")

@@ -117,7 +117,8 @@ def train_step(model: VisionTransformer, batch: tuple[Tensor, Tensor], cfg: Conf
     alone = own_dropout(model.cfg, cfg) or not cfg.prune.drop_in_training
     run = by_passes if alone else by_sharing
     half = torch.autocast(x.device.type, torch.bfloat16, enabled=cfg.run.amp == "bf16")
-    with half, nullcontext() if cfg.run.compile else Faster(dropout=not alone):
+    eager = x.device.type == "cpu" and not cfg.run.compile
+    with half, Faster(dropout=not alone) if eager else nullcontext():
         streams = run(model, x, cfg, source, draws.generator())
     total, logs = losses(streams, y, cfg)
     (total / cfg.optim.gradient_accumulation_steps).backward()
