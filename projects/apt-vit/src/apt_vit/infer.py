@@ -18,7 +18,7 @@ from apt_vit.layout import FAKE_DATA, checkpoint_file, run_folder
 from apt_vit.loading import open_weights
 from apt_vit.lowering import lower_infer, run_base
 from apt_vit.options import InferOptions
-from apt_vit.test import retuned
+from apt_vit.test import adjusted
 from prunelab import dist
 from prunelab.config import to_plain, yaml_text
 from prunelab.errors import UserError, entry
@@ -54,7 +54,7 @@ def infer(options: InferOptions, *, data: Data | None = None) -> Scores:
             "drops tokens of each picture in a batch"
         )
     place = Path(options.model) if options.model else checkpoint_file(cfg, options.stream)
-    found = retuned(opened(place, cfg), options).to(device)
+    found = adjusted(opened(place, cfg), options).to(device)
     data = data or open_data(replace(cfg, model=found.config), run_folder(cfg) / FAKE_DATA)
     with messages.shown() if faithful else nullcontext(), evaluating(found.model):
         if faithful:

@@ -48,7 +48,7 @@ def test(options: TestOptions) -> dict[str, Scores]:
     place = Path(options.model) if options.model else newest_model()
     device = dist.start(str(options.typed.get("device", "auto")))
     found, loaded = open_weights(place, options.typed, device=device)
-    found = retuned(found, options)
+    found = adjusted(found, options)
     cfg = configured(options, found, place)
     if dist.is_main():
         print(f"{place}: {loaded.what}")
@@ -64,7 +64,7 @@ def test(options: TestOptions) -> dict[str, Scores]:
     return scores
 
 
-def retuned(found: Classifier, options: TestOptions | InferOptions) -> Classifier:
+def adjusted(found: Classifier, options: TestOptions | InferOptions) -> Classifier:
     """A model with those parts of its rule that were typed."""
     typed = {name: value for name, value in options.typed.items() if name in RULE}
     return found.with_rule(replace(found.rule, **typed))
