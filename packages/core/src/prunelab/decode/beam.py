@@ -7,6 +7,7 @@ A `_Group` is one beam search over a batch of images. Plain search runs one grou
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -93,7 +94,8 @@ class _Group:
             log_probs = log_probs.scatter(2, self.tokens[:, :, -1:], -torch.inf)
         ranked = log_probs.detach() if diminish is None else log_probs.detach() - diminish.unsqueeze(1)
         candidates = self.sums.unsqueeze(2) + ranked  # (B, M, V)
-        if options.ranking == "mean":
+        staying = options.ranking == "mean" and bool(self.ended.any())
+        if staying:
             # A finished beam has one continuation: itself.
             candidates = candidates.masked_fill(self.ended.unsqueeze(2), -torch.inf)
             stays = torch.where(self.ended, self.sums, candidates[:, :, options.pad])
@@ -105,7 +107,7 @@ class _Group:
         was_ended = self.ended.gather(1, self.parent)
         past = self.parent.unsqueeze(2).expand(-1, -1, self.time)
         self.time += 1
-        if options.ranking == "mean":
+        if staying:
             chosen = torch.where(was_ended, 0.0, chosen)
         self.tokens = torch.cat([self.tokens.gather(1, past), token.unsqueeze(2)], dim=2)
         self.history = torch.cat([self.history.gather(1, past), chosen.unsqueeze(2)], dim=2)
@@ -245,7 +247,7 @@ def _search(step: StepFunction, state: State, options: DecodeOptions) -> Decoded
             group.advance(diminish)
         done = torch.zeros_like(present, dtype=torch.bool)
         if not groups[-1].active or (may_leave and groups[-1].time > 0):
-            done = torch.stack([group.settled() for group in groups]).all(dim=0)
+            done = reduce(torch.logical_and, [group.settled() for group in groups])
         if bool(done.any()):
             gone, stay = done.nonzero().flatten(), (~done).nonzero().flatten()
             leaving.append(present[gone])

@@ -23,19 +23,16 @@ def top_candidates(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
     _, beams, vocabulary = scores.shape
     width = min(count, vocabulary)
     found, index = scores.topk(min(width + 1, vocabulary), dim=-1)
-    index, order = index.sort(dim=-1)
-    found, order = found.gather(-1, order).sort(dim=-1, descending=True, stable=True)
-    index = index.gather(-1, order)
-    offset = torch.arange(beams, device=scores.device).view(1, beams, 1) * vocabulary
-    flat = (index[..., :width] + offset).flatten(1)  # (B, M * width)
-    # Rows lie one after the other and are in order inside, so a stable sort keeps the lowest index first.
-    values, order = found[..., :width].flatten(1).sort(dim=-1, descending=True, stable=True)
+    rows = torch.arange(0, beams * vocabulary, vocabulary, device=scores.device).view(1, beams, 1)
+    # In the order of their indices, so that a stable sort keeps the lowest of equal ones first.
+    flat, order = (index + rows).flatten(1).sort(dim=-1)  # (B, M * (width + 1))
+    values, order = found.flatten(1).gather(-1, order).sort(dim=-1, descending=True, stable=True)
     values, flat = values[:, :count], flat.gather(-1, order[:, :count])
     if width < vocabulary:
         last = found[..., width - 1]  # (B, M)
         cut_in_tie = (last == found[..., width]) & (last == values[:, -1:])
-        unclear = cut_in_tie.any(dim=-1).nonzero().flatten()
-        if unclear.numel():
+        if bool(cut_in_tie.any()):
+            unclear = cut_in_tie.any(dim=-1).nonzero().flatten()
             every = scores[unclear].flatten(1)
             best, best_index = every.sort(dim=-1, descending=True, stable=True)
             values = values.index_copy(0, unclear, best[:, :count])
