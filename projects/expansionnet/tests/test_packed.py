@@ -21,8 +21,8 @@ from .test_decoding import features, talkative
 needs_onednn = pytest.mark.skipif(not onednn.available(), reason="nothing is compiled without oneDNN")
 
 
-def said(model: ExpansionNet | Prepared, x: Tensor) -> Captions:
-    return search(model, x, options(DecodeConfig(), WORDS, 4, positions=12), outputs=4)
+def said(model: ExpansionNet | Prepared, x: Tensor, beams: int = 4) -> Captions:
+    return search(model, x, options(DecodeConfig(), WORDS, beams, positions=12), outputs=beams)
 
 
 def assert_same(found: Captions, expected: Captions, atol: float = 1e-5) -> None:
@@ -54,11 +54,17 @@ def test_the_encoder_and_steps_of_a_single_picture_are_the_compiled_ones(compile
     model = talkative()
     prepared, threads = Prepared(model), torch.get_num_threads()
     assert_same(said(prepared, features(1)), said(model, features(1)))
-    encoded, steps = compiled
+    encoded, *steps = compiled
     assert encoded == 3  # twice to compile it
-    assert steps > 2
+    first, second, later = steps
+    assert (first, second) == (2, 2)  # once to compile them
+    assert later > 2
     assert_same(said(prepared, features(3)), said(model, features(3)))
-    assert compiled == [encoded + 1, steps]
+    assert compiled == [encoded + 1, *steps]
+    assert_same(
+        said(prepared, features(1), 1), said(model, features(1), 1)
+    )  # a single beam, but for its start
+    assert compiled == [encoded + 2, first + 1, second, later]
     assert torch.get_num_threads() == threads
 
 
@@ -93,11 +99,11 @@ def test_changed_weights_are_compiled_anew(compiled: list[int]) -> None:
     prepared = Prepared(model)
     before = said(prepared, features(1))
     said(prepared, features(1))
-    assert len(compiled) == 2
+    assert len(compiled) == 4
     with torch.no_grad():
         model.vocab_linear.weight.mul_(-1)
     after = said(prepared, features(1))
-    assert len(compiled) == 4
+    assert len(compiled) == 8
     assert after.tokens != before.tokens
     assert_same(after, said(model, features(1)))
 

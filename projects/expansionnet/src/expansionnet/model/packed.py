@@ -9,7 +9,7 @@ minute once.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
@@ -29,8 +29,8 @@ from prunelab.decode import State, StepFunction
 
 log = logging.getLogger(__name__)
 
-EAGER_STEPS = 2
-"""Steps at the beginning that are not compiled: their sizes of 0 and 1 would be compiled apart."""
+FIRST_STEPS = 2
+"""Steps at the beginning that are compiled apart, as sizes of 0 and 1 have code of their own."""
 _numbers = count()
 
 
@@ -40,8 +40,8 @@ class Compiled:
 
     encode: Callable[[Tensor], Tensor]
     """From features (B, S, F), none of them padded, to (B, S, D); B and S above 1, or B of 1."""
-    step: StepFunction
-    """For the beams of a single picture, on one thread."""
+    steps: Sequence[StepFunction]
+    """For the beams of a single picture, on one thread: the first, the second, and all later ones."""
 
 
 class Prepared:
@@ -76,8 +76,9 @@ class Prepared:
 
         def step(tokens: Tensor, state: State) -> tuple[Tensor, State]:
             images, time = state.size[0], state.per_beam.shape[1]
-            suits = images == 1 < len(tokens) and time >= EAGER_STEPS
-            return compiled.step(tokens.contiguous(), state) if suits else plain(tokens, state)
+            if images != 1 or (len(tokens) == 1 and time):
+                return plain(tokens, state)
+            return compiled.steps[min(time, FIRST_STEPS)](tokens.contiguous(), state)
 
         return step
 
@@ -133,23 +134,23 @@ def _compile(model: ExpansionNet) -> Compiled | None:
 
     plain = stepper(model)
     rows, visual, words = _free_sizes(model.cfg)
-    encode, step = _apart(encoder), _apart(plain)
+    encode, *steps = map(_apart, (encoder, *[plain] * (FIRST_STEPS + 1)))
     try:
         with inductor.patch({"freezing": True}):
             for images in (rows, 1):
                 encode(torch.zeros(images, visual, model.cfg.img_feature_dim))
         state = begin(model, torch.zeros(1, visual, model.cfg.model_dim))
         tokens = torch.zeros(1, dtype=torch.int64)
-        for _ in range(words):
-            _, state = plain(tokens, state)
-            state = state.expand(rows // len(tokens))
-            tokens = torch.zeros(rows, dtype=torch.int64)
         with inductor.patch({"freezing": True, "cpp.threads": 1}), _one_thread():
-            step(tokens, state)
+            for time in range(words + 1):
+                step = plain if FIRST_STEPS <= time < words else steps[min(time, FIRST_STEPS)]
+                _, state = step(tokens, state)
+                state = state.expand(rows // len(tokens))
+                tokens = torch.zeros(rows, dtype=torch.int64)
     except Exception as error:  # a compiler may fail in any way, and is not needed
         log.warning("captions are decoded without torch.compile, which failed: %s", str(error).split("\n")[0])
         return None
-    return Compiled(encode=encode, step=step)
+    return Compiled(encode=encode, steps=steps)
 
 
 def _apart(function: Callable[..., Any]) -> Callable[..., Any]:
