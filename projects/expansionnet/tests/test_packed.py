@@ -85,6 +85,7 @@ def test_a_single_picture_is_decoded_on_one_thread(compiled: list[int]) -> None:
     torch.set_num_threads(2)
     try:
         with torch.inference_mode():
+            prepared.encode(features(1))
             for images, expected in ((1, 1), (2, 2)):
                 with prepared.threads(images):
                     assert torch.get_num_threads() == expected

@@ -56,10 +56,11 @@ class Prepared:
         self.model = model
         self._compiled_from: tuple[tuple[int, int], ...] = ()
         self._compiled: Compiled | None = None
+        self._serves: Compiled | None = None
 
     def encode(self, x: Tensor, enc_pads: Tensor | None = None) -> Tensor:
         """See `ExpansionNet.encode`; within inference mode alone."""
-        compiled = self._current()
+        self._serves = compiled = self._current()
         if compiled is None or enc_pads is not None:
             with onednn.OneDNN():
                 return self.model.encode(x, enc_pads)
@@ -69,8 +70,11 @@ class Prepared:
         return compiled.encode(x.clone(memory_format=torch.contiguous_format))  # of inference mode, too
 
     def stepper(self) -> StepFunction:
-        """The step function, for states of `expansionnet.model.cached.begin`; within inference mode alone."""
-        plain, compiled = stepper(self.model), self._current()
+        """The step function, for states of `expansionnet.model.cached.begin`; within inference mode alone.
+
+        Compiled is that of the weights which `encode` saw last, as looking at all takes half a millisecond.
+        """
+        plain, compiled = stepper(self.model), self._serves
         if compiled is None:
             return plain
 
@@ -84,8 +88,8 @@ class Prepared:
 
     @contextmanager
     def threads(self, images: int) -> Iterator[None]:
-        """As many threads as the steps of so many pictures are for."""
-        if images == 1 and self._current() is not None:
+        """As many threads as the steps of so many pictures are for; after `encode`."""
+        if images == 1 and self._serves is not None:
             with _one_thread():
                 yield
         else:
