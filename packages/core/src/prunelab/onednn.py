@@ -1,8 +1,8 @@
 """Linear maps by oneDNN, where nothing is trained on a processor.
 
 Torch multiplies float32 matrices on processors with MKL, which takes oneDNN's double time on those of another
-maker than its own. A tensor in oneDNN's layout is multiplied by oneDNN, and its weight is read from where it
-is: there is nothing to prepare, and nothing to make anew when weights change.
+maker than its own. The operation that torch's compiler puts in the place of linear maps calls oneDNN, which
+reads the weight from where it is: there is nothing to prepare, and nothing to make anew when weights change.
 
 # M rows, I inputs, O outputs
 """
@@ -47,8 +47,21 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`torch.nn.functional.linear` of x (..., I), by oneDNN where it is `usable`."""
     if weight.numel() < LEAST or not usable(x):
         return F.linear(x, weight, bias)
-    rows = x.reshape(-1, x.shape[-1]).to_mkldnn()
-    return F.linear(rows, weight, bias).to_dense().view(*x.shape[:-1], len(weight))
+    return mapped(x.reshape(-1, x.shape[-1]), weight, bias).view(*x.shape[:-1], len(weight))
+
+
+def mapped(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``x @ weight.t() + bias`` by oneDNN: what torch's compiler makes of linear maps.
+
+    Args:
+        x: (M, I), of any strides.
+        weight: (O, I), of any strides.
+        bias: (O,).
+
+    Returns:
+        (M, O); without gradients.
+    """
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 
 class OneDNN(TorchFunctionMode):

@@ -71,13 +71,10 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if weight.numel() < LEAST or not usable(x):
         return F.linear(x, weight, bias)
     rows = x.reshape(-1, x.shape[-1])  # (M, I)
-    found: Any = _Linear.apply(rows, weight, bias) if torch.is_grad_enabled() else _mapped(rows, weight, bias)
+    found: Any = (
+        _Linear.apply(rows, weight, bias) if torch.is_grad_enabled() else onednn.mapped(rows, weight, bias)
+    )
     return found.view(*x.shape[:-1], len(weight))
-
-
-def _mapped(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """``x @ weight.t() + bias`` of matrices of any strides; what torch's compiler makes of linear maps."""
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 
 class _Linear(torch.autograd.Function):
@@ -86,7 +83,7 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
-        return _mapped(x, weight, bias)
+        return onednn.mapped(x, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
@@ -94,8 +91,8 @@ class _Linear(torch.autograd.Function):
         needed: Sequence[bool] = ctx.needs_input_grad
         g: Tensor = grads[0].contiguous()
         return (
-            _mapped(g, weight.t()) if needed[0] else None,  # (M, O) times (O, I)
-            _mapped(g.t(), x.t()) if needed[1] else None,  # (O, M) times (M, I)
+            onednn.mapped(g, weight.t()) if needed[0] else None,  # (M, O) times (O, I)
+            onednn.mapped(g.t(), x.t()) if needed[1] else None,  # (O, M) times (M, I)
             g.sum(0) if needed[2] else None,
         )
 
