@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from ml_collections import ConfigDict
 
 from apt_vit import configs
-from apt_vit.config import MODEL_TYPES, PRESETS, Config, ModelConfig, ResNetConfig
+from apt_vit.config import MODEL_TYPES, Config, ModelConfig, ResNetConfig
 from apt_vit.configs import CONFIGS, NPZ_FILES, model_values
 from apt_vit.lowering import FIELDS, lower_values, network
 from apt_vit.model import build
 from prunelab.config import from_plain, to_plain, yaml_text
-from prunelab.doors import field_docs
+from prunelab.doors import PRESETS, field_docs
 from prunelab.errors import UserError
 
 from .commands import PROJECT, typed

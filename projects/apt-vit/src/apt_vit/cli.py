@@ -27,6 +27,7 @@ from apt_vit.options import (
 )
 from prunelab.doors import (
     NONE_WORDS,
+    PRESETS,
     Flags,
     Parser,
     add_flags,
@@ -82,7 +83,7 @@ _KINDS: Flags = {
     "checksum": config.CHECKSUMS,
     "method": config.METHODS,
     "reward_dropout": config.REWARD_DROPOUTS,
-    "preset": config.PRESETS,
+    "preset": PRESETS,
     "amp": config.AMP,
     "format": EXPORT_FORMATS,
     "layout": LAYOUTS,
@@ -266,7 +267,7 @@ def parse_convert(argv: Sequence[str] | None = None) -> ConvertOptions:
     docs = _docs(config.ModelConfig, config.RunOptions, ConvertOptions, preset="fixed")
     parser.add_argument("source", metavar="SRC", help=docs["source"])
     parser.add_argument("destination", metavar="DST", help=docs["destination"])
-    add_own_flags(parser, {"preset": config.PRESETS}, docs)
+    add_own_flags(parser, {"preset": PRESETS}, docs)
     return ConvertOptions(**_of_model(ConvertOptions, parser, docs, argv, ["source", "destination"]))
 
 

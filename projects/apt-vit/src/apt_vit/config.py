@@ -6,9 +6,11 @@ what is pruned and learnt, and how, is that of preset ``fixed``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 
 from prunelab.doors import (
+    PRESETS,
+    Quirks,
     check_above,
     check_at_least,
     check_device,
@@ -25,7 +27,6 @@ DECAYS = ("cosine", "linear", "constant", "warmup_constant")
 METHODS = ("agent", "plain", "random", "cls-attention")
 REWARD_DROPOUTS = ("fresh", "off")
 CHECKSUMS = ("error", "warn")
-PRESETS = ("faithful", "fixed")
 AMP = ("off", "bf16")
 CLIP_LAYERS = (2, 5, 8)
 """Blocks that the original prunes after, whatever the depth."""
@@ -289,7 +290,7 @@ class RunOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class QuirkConfig:
+class QuirkConfig(Quirks):
     """Behaviours of the original that change numbers and are in no other group: True is its way."""
 
     explore_within_batch: bool = False
@@ -318,12 +319,6 @@ class QuirkConfig:
     """Several processes see samples in the same order in every epoch."""
     same_exploration: bool = False
     """All processes draw the same random actions."""
-
-    @classmethod
-    def of(cls, preset: str) -> QuirkConfig:
-        """All quirks of ``faithful`` (every one on) or ``fixed`` (every one off)."""
-        check_one_of("preset", preset, PRESETS)
-        return cls(**{f.name: preset == "faithful" for f in fields(cls)})
 
 
 @dataclass(frozen=True, kw_only=True)
