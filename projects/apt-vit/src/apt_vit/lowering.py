@@ -49,18 +49,26 @@ PRETRAINED = "checkpoint"
 TOUR: dict[str, Any] = {
     "model_type": "tiny",
     "dataset": "tiny",
+    "patch_size": (8, 8),
+    "num_layers": 4,
+    "dropout_rate": 0.0,
+    "crop_scale": 0.9,
     "num_workers": 0,
-    "train_batch_size": 64,
+    "train_batch_size": 32,
     "eval_batch_size": 100,
     "gradient_accumulation_steps": 1,
     "learning_rate": 0.1,
-    "num_steps": 600,
-    "warmup_steps": 60,
-    "eval_every": 200,
-    "save_every": 200,
+    "num_steps": 2500,
+    "warmup_steps": 100,
+    "eval_every": 500,
+    "save_every": 500,
     "tour": True,
 }
-"""The run of the tour; what it does besides, the tour itself knows."""
+"""The run of the tour; what it does besides, the tour itself knows.
+
+From nothing a network needs some thousand updates to see shapes at all, so pictures have few patches
+and are cropped little.
+"""
 TOUR_TAKES = frozenset({"tour", "resume", "output", "seed", "device", "dry_run", "max_steps", "preset"})
 """What may be typed beside ``--tour``."""
 
