@@ -14,6 +14,8 @@ from apt_vit.data import Data
 from apt_vit.evaluate import Scores, evaluate
 from apt_vit.original import AGENT
 from prunelab import dist
+from prunelab.data.loader import Loader
+from prunelab.data.sampling import EpochSampler
 from prunelab.hub import WEIGHTS_FILE
 from prunelab.report import Cell, Format, Table, latency, result_table
 from prunelab.tracked import evaluating
@@ -28,7 +30,7 @@ FORMATS: dict[str, Format] = {
     "MACs": human_count,
     "parameters": human_count,
     "file": human_bytes,
-    "ms / picture": ".2f",
+    "ms / picture": ".3f",
 }
 Row = dict[str, Cell]
 
@@ -38,7 +40,7 @@ def summarise_models(
 ) -> list[Row]:
     """Measure a model on the test pictures, write `SUMMARY` and print the table. Collective.
 
-    Multiply-accumulates have the agents in them, time is that of one picture alone, on rank 0.
+    Multiply-accumulates have the agents in them; time is that of a batch of evaluation, on rank 0.
 
     Args:
         place: its model folder.
@@ -60,7 +62,7 @@ def summarise_models(
             pictures = scores.pictures
             if not rows:
                 rows.append({"model": CONSTANT, "accuracy": scores.constant})
-            cost = dist.on_main(lambda mode=mode, scores=scores: _cost(found, mode, scores, place))
+            cost = dist.on_main(lambda mode=mode, scores=scores: _cost(found, mode, scores, place, loader))
             rows.append({"model": name, "accuracy": scores.accuracy, **cost})
     title = f"{cfg.model.model_type} on {cfg.data.dataset}, {pictures} test pictures"
     dist.on_main(lambda: write_json(folder / SUMMARY, {"title": title, "rows": rows}))
@@ -71,17 +73,16 @@ def summarise_models(
     return rows
 
 
-def _cost(found: Classifier, mode: str, scores: Scores, place: Path) -> Row:
-    """What a picture costs in a mode, on this process."""
+def _cost(found: Classifier, mode: str, scores: Scores, place: Path, loader: Loader[EpochSampler]) -> Row:
+    """What a picture costs in a mode, on this process; what is timed is the loader's first batch."""
     model = found.model
-    device = next(model.parameters()).device
-    picture = torch.zeros(1, 3, *found.config.img_size, device=device)
+    images = next(iter(loader))[0].to(next(model.parameters()).device)
     ask = found.dropper if mode == "dropped" else model
 
     def call() -> None:
-        ask(picture)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        ask(images)
+        if images.is_cuda:
+            torch.cuda.synchronize(images.device)
 
     with torch.inference_mode():
         time = latency(call)
@@ -92,7 +93,7 @@ def _cost(found: Classifier, mode: str, scores: Scores, place: Path) -> Row:
         "MACs": round(scores.macs),
         "parameters": sum(p.numel() for p in needed),
         "file": file.stat().st_size if file.is_file() else None,
-        "ms / picture": 1000 * time.median,
+        "ms / picture": 1000 * time.median / len(images),
     }
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from apt_vit.config import Config
 from apt_vit.layout import runs_root
+from apt_vit.lowering import TOUR
 from apt_vit.options import ExportOptions
 from apt_vit.summary import SUMMARY, table_of
 from prunelab import dist
@@ -78,7 +79,8 @@ def report(folder: Path, preset: str, started: float) -> None:
     write_json(folder / RESULTS, {**found, "seconds": seconds, "preset": preset})
     note = (
         f"dropped: each clip layer keeps {PRUNE['keep_rate']:.0%} of the tokens that reach it, as its "
-        f"agent says; preset {preset}; this start took {seconds:.0f} s"
+        f"agent says; ms: in batches of {TOUR['eval_batch_size']}; preset {preset}; this start took "
+        f"{seconds:.0f} s"
     )
     end_tour(
         table_of(found["rows"], found["title"], [note]),
