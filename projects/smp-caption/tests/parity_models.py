@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from prunelab.mask import MaskSpec
 from smp_caption.config import ModelConfig
-from smp_caption.model import UpDown, build
+from smp_caption.model import Inputs, Network, build
 from testing.parity import Folder
 
 DENSE, PRUNED = "up_down_lstm", "up_down_lstm_prune"
@@ -23,7 +23,7 @@ def model_config(folder: Folder) -> tuple[ModelConfig, dict[str, Any]]:
     return ModelConfig(**{name: value for name, value in plain.items() if name in known}), plain
 
 
-def model_of(folder: Folder, *, dense_class: bool = False) -> UpDown:
+def model_of(folder: Folder, *, dense_class: bool = False) -> Network:
     """A fresh model of the folder's configuration in the folder's mode; of its dense twin on request."""
     cfg, plain = model_config(folder)
     spec = None
@@ -34,7 +34,7 @@ def model_of(folder: Folder, *, dense_class: bool = False) -> UpDown:
     return build(cfg, spec).train(folder.facts["mode"] == "train")
 
 
-def recorded_model(folder: Folder) -> UpDown:
+def recorded_model(folder: Folder) -> Network:
     """The model with the folder's weights."""
     model = model_of(folder)
     model.load_original(folder.weights("*_best.pth"))
@@ -46,14 +46,19 @@ def inputs_of(folder: Folder) -> dict[str, Tensor]:
     return folder.arrays("inputs.npz")
 
 
-def images(batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+def images(batch: dict[str, Tensor]) -> Inputs:
     """What describes the images."""
-    return batch["att_feats"], batch["att_masks"], batch["fc_feats"]
+    return Inputs.of(batch)
 
 
-def teach(model: UpDown, batch: dict[str, Tensor], *, last_column: bool = True) -> Tensor:
+def image_of(batch: dict[str, Tensor], place: int) -> Inputs:
+    """One of the images alone."""
+    return Inputs(*(x if x is None else x[place : place + 1] for x in images(batch)))
+
+
+def teach(model: Network, batch: dict[str, Tensor], *, last_column: bool = True) -> Tensor:
     """Teacher forcing on the recorded batch."""
-    return model(*images(batch), batch["seqs"], last_column=last_column)
+    return model(images(batch), batch["seqs"], last_column=last_column)
 
 
 def assert_within(found: Tensor, expected: Tensor, absolute: float, message: str = "") -> None:

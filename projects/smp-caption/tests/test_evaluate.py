@@ -15,7 +15,7 @@ from prunelab.caption.split import Evaluator
 from smp_caption.captioner import Captioner
 from smp_caption.data import CaptionData, open_data
 from smp_caption.evaluate import decode_options, make_evaluator
-from smp_caption.model import UpDown
+from smp_caption.model import Network
 from smp_caption.original import run_config
 
 
@@ -33,7 +33,7 @@ def evaluator(
     rank: int = 0,
     world: int = 1,
     **options: object,
-) -> Evaluator[UpDown]:
+) -> Evaluator[Network]:
     return make_evaluator(
         split,
         data.loader(split, captioner.tokenizer, rank=rank, world_size=world),

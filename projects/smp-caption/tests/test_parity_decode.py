@@ -9,20 +9,20 @@ import torch
 
 from prunelab.decode import Decoded, decode
 from prunelab.errors import UserError
-from smp_caption.model import UpDown
+from smp_caption.model import Network
 from smp_caption.model.decoding import options_of
 from testing.parity import Folder, of_kind
 
-from .parity_models import DENSE, PRUNED, assert_within, images, inputs_of, model_of, recorded_model
+from .parity_models import DENSE, PRUNED, assert_within, image_of, images, inputs_of, model_of, recorded_model
 
 
-def decoded(folder: Folder, model: UpDown, opt: dict[str, Any], *, original: bool) -> Decoded:
+def decoded(folder: Folder, model: Network, opt: dict[str, Any], *, original: bool) -> Decoded:
     with torch.inference_mode():
-        state = model.begin(*images(inputs_of(folder)))
+        state = model.begin(images(inputs_of(folder)))
         return decode(model.step, state, options_of(model.cfg, opt, original=original))
 
 
-def assert_recorded(folder: Folder, model: UpDown, entries: list[dict[str, Any]], *, original: bool) -> None:
+def assert_recorded(folder: Folder, model: Network, entries: list[dict[str, Any]], *, original: bool) -> None:
     """Every entry: tokens exactly, log-probabilities and scores within tolerance; what failed there is
     refused."""
     assert entries
@@ -70,6 +70,6 @@ def test_images_one_by_one_give_the_captions_of_the_batch(folder: Folder) -> Non
         together = decoded(folder, model, opt, original=False)
         for place in range(len(batch["att_feats"])):
             with torch.inference_mode():
-                state = model.begin(*(x[place : place + 1] for x in images(batch)))
+                state = model.begin(image_of(batch, place))
                 alone = decode(model.step, state, options_of(model.cfg, opt))
             assert torch.equal(alone.tokens[0], together.tokens[place])

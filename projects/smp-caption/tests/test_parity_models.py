@@ -16,7 +16,7 @@ from prunelab.mask.sparsity import average, nnz, per_mask_sparsity, sparsity_los
 from prunelab.optim import Schedule, guarded_step
 from smp_caption.config import Config, OptimConfig, PruneConfig
 from smp_caption.export_original import binary_mask_state, pruned_state, sparse_state
-from smp_caption.model import UpDown
+from smp_caption.model import Network
 from smp_caption.original import load_optimizer
 from smp_caption.steps import caption_loss, make_optimizer, make_schedule
 from testing.parity import Folder, of_kind
@@ -171,7 +171,7 @@ def test_masks_drawn_at_every_call_follow_the_recorded_path_where_the_logits_lea
         assert_within(teach(model, batch), recorded["train_logprobs"], folder.tolerance["logprobs"])
 
 
-def optimiser_of(folder: Folder, model: UpDown) -> tuple[torch.optim.Optimizer, Schedule]:
+def optimiser_of(folder: Folder, model: Network) -> tuple[torch.optim.Optimizer, Schedule]:
     """The optimiser and schedule that the folder's configuration names."""
     model_cfg, plain = model_config(folder)
     known = {field.name for field in fields(OptimConfig)}
@@ -186,7 +186,7 @@ def optimiser_of(folder: Folder, model: UpDown) -> tuple[torch.optim.Optimizer, 
 
 
 def train_step(
-    folder: Folder, model: UpDown, optimiser: torch.optim.Optimizer, schedule: Schedule, row: dict[str, Any]
+    folder: Folder, model: Network, optimiser: torch.optim.Optimizer, schedule: Schedule, row: dict[str, Any]
 ) -> None:
     """One step on the recorded batch, compared with its recorded row."""
     tolerance, facts, found = folder.tolerance, folder.facts, masks(model)

@@ -14,7 +14,7 @@ from prunelab.mask import masked_layers, masks
 from smp_caption import train
 from smp_caption.captioner import Captioner
 from smp_caption.config import Config, PruneConfig, QuirksConfig
-from smp_caption.model import UpDown, build
+from smp_caption.model import Network, build
 from smp_caption.pruner import SupermaskPruner, crowded, mask_spec, write_sparsities
 from smp_caption.steps import drawing
 from smp_caption.tokenizer import Tokenizer
@@ -26,7 +26,7 @@ MODEL = replace(TOY, caption_model=NAME)
 PRUNE = PruneConfig(prune_type="supermask", prune_sparsity_target=0.75, prune_supermask_sparsity_weight=6.0)
 
 
-def pruned(**changes: object) -> tuple[UpDown, SupermaskPruner]:
+def pruned(**changes: object) -> tuple[Network, SupermaskPruner]:
     config = replace(PRUNE, **changes)
     model = build(MODEL, mask_spec(MODEL, config))
     return model, SupermaskPruner(model, NAME, config, max_step=10)

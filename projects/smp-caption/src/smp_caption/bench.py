@@ -30,7 +30,7 @@ from smp_caption.bench_reference import greedy_plain, make_masks_plain, train_st
 from smp_caption.cli import parse_bench
 from smp_caption.config import Config, DecodeConfig, ModelConfig, OptimConfig, PruneConfig
 from smp_caption.evaluate import decode_options
-from smp_caption.model import UpDown, build
+from smp_caption.model import Inputs, UpDown
 from smp_caption.model.reference import begin_plain, step_plain
 from smp_caption.pruner import SupermaskPruner, mask_spec
 from smp_caption.steps import drawing, make_optimizer, make_schedule, train_step
@@ -124,7 +124,7 @@ class _Trainer:
     def __init__(self, cfg: Config, batch: Batch, *, plain: bool = False) -> None:
         self.cfg, self.batch, self.plain = cfg, batch, plain
         torch.manual_seed(8888)
-        self.model = build(cfg.model, mask_spec(cfg.model, cfg.prune)).train()
+        self.model = UpDown(cfg.model, mask_spec(cfg.model, cfg.prune)).train()
         if plain:
             make_masks_plain(self.model)
         self.first = copy.deepcopy(self.model.state_dict())
@@ -279,7 +279,7 @@ def _decoder(sizes: Sizes, *, pruned: bool) -> UpDown:
     """A captioner with random weights, large enough that words differ clearly; 95 % pruned if ``pruned``."""
     torch.manual_seed(8888)
     cfg = _config(sizes, pruned=pruned)
-    model = build(cfg.model, mask_spec(cfg.model, cfg.prune)).eval()
+    model = UpDown(cfg.model, mask_spec(cfg.model, cfg.prune)).eval()
     logits = masks(model)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -302,7 +302,7 @@ def _decode_plain(model: UpDown, batch: Batch, options: DecodeOptions) -> Decode
 
 
 def _decode(model: UpDown, batch: Batch, options: DecodeOptions) -> Decoded:
-    state = model.begin(batch["att_feats"], batch["att_masks"], batch["fc_feats"])
+    state = model.begin(Inputs.of(batch))
     return decode(model.step, state, options)
 
 

@@ -18,7 +18,7 @@ from typing import Any, overload
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import nn
 
 from prunelab.config import from_plain, to_plain
 from prunelab.data.pictures import read_picture
@@ -29,7 +29,7 @@ from prunelab.mask import MaskSpec, apply_masks, draw_once
 from smp_caption.config import DecodeConfig, ModelConfig
 from smp_caption.evaluate import decode_options
 from smp_caption.extractor import Extractor, has_extractor
-from smp_caption.model import UpDown, build
+from smp_caption.model import Inputs, Network, build
 from smp_caption.tokenizer import MODEL_TYPES, RadixTokenizer, Tokenizer
 
 KIND = "smp-caption"
@@ -41,7 +41,7 @@ Picture = str | Path | Image.Image
 class Captioner:
     """Everything that turns a picture into a caption."""
 
-    model: UpDown
+    model: Network
     """The network, dense or masked."""
     config: ModelConfig
     """Its sizes."""
@@ -113,13 +113,13 @@ class Captioner:
             [torch.from_numpy(np.asarray(f)) for f in features], batch_first=True
         )
         present = nn.utils.rnn.pad_sequence([torch.ones(len(f)) for f in features], batch_first=True)
-        inputs: list[Tensor] = [regions, present, torch.from_numpy(np.stack(means))]
+        inputs = [regions, present, torch.from_numpy(np.stack(means))]
         was_training = self.model.training
         self.model.eval()
         try:
             options = decode_options(self.config, self.decode, beam_size or self.decode.beam_size_test)
             with draw_once(self.model):
-                state = self.model.begin(*(x.float().to(self.device) for x in inputs))
+                state = self.model.begin(Inputs(*(x.float().to(self.device) for x in inputs)))
                 found = decode(self.model.step, state, options)
         finally:
             self.model.train(was_training)

@@ -22,7 +22,9 @@ from prunelab.doors import (
 from prunelab.errors import UserError
 
 UP_DOWN = ("up_down_lstm", "up_down_lstm_prune")
-CAPTION_MODELS = (*UP_DOWN, "transformer", "relation_transformer", "relation_transformer_prune")
+TRANSFORMERS = ("transformer", "transformer_prune")
+RELATION_TRANSFORMERS = ("relation_transformer", "relation_transformer_prune")
+CAPTION_MODELS = (*UP_DOWN, *TRANSFORMERS, *RELATION_TRANSFORMERS)
 COCO = ("mscoco", "mscoco_testing")
 DATASETS = (*COCO, "flickr1k", "captions", "tiny")
 TOKENIZERS = ("word", "radix", "unigram", "bpe", "character")
@@ -83,6 +85,9 @@ class ModelConfig:
     """Attention heads of a transformer."""
     drop_prob_src: float = 0.5
     """Dropout after a transformer's region embedding."""
+    drop_prob_layer: float | None = None
+    """Dropout of a transformer's positions, attention weights, feed-forward parts and sublayers; None: 0.1,
+    and a third of it in a pruned one, as published."""
     share_att_encoder: str | None = None
     """Projections that the encoder's attention shares: None, ``kv`` or ``qk``."""
     share_att_decoder: str | None = None
@@ -112,6 +117,10 @@ class ModelConfig:
             check_at_least(name, getattr(self, name), 1)
         for name in ("drop_prob_lm", "drop_prob_src"):
             check_share(name, getattr(self, name))
+        if self.drop_prob_layer is not None:
+            check_share("drop_prob_layer", self.drop_prob_layer)
+        if self.d_model % self.num_heads:
+            raise UserError(f"num_heads {self.num_heads} does not divide d_model {self.d_model}")
         check_one_of("use_bn", self.use_bn, (0, 1, 2))
         for name in ("share_att_encoder", "share_att_decoder"):
             check_one_of(name, getattr(self, name), (None, *SHARED_ATTENTION))
@@ -239,6 +248,8 @@ class PruneConfig:
     """Comma-separated prefixes of parameter names whose masks stay as they are."""
     prune_snip_grad_accum: int = 1
     """Batches whose gradients SNIP adds up."""
+    prune_gradual_frequency: int = 1000
+    """Steps between two prunings of gradual pruning (the original's are always 1000)."""
     prune_supermask_init: float = 5.0
     """First value of every mask logit."""
     prune_supermask_sparsity_weight: float = -1.0
@@ -254,6 +265,7 @@ class PruneConfig:
         check_one_of("prune_type", self.prune_type, (None, *PRUNE_TYPES))
         check_share("prune_sparsity_target", self.prune_sparsity_target)
         check_at_least("prune_snip_grad_accum", self.prune_snip_grad_accum, 1)
+        check_at_least("prune_gradual_frequency", self.prune_gradual_frequency, 1)
         check_at_least("prune_supermask_lr", self.prune_supermask_lr, 0.0)
         check_at_least("best_sparsity_tolerance", self.best_sparsity_tolerance, 0.0)
 
@@ -281,12 +293,19 @@ class ScstConfig:
     """Weight of CIDEr-D in the reward."""
     scst_bleu_weight: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0)
     """Weights of BLEU-1 to BLEU-4 in the reward."""
+    scst_end_in_reward: bool = False
+    """Count a caption's end as a word of the reward, in samples, references and document frequencies."""
 
     def __post_init__(self) -> None:
         check_at_least("scst_start_epoch", self.scst_start_epoch, -1)
         check_at_least("scst_num_samples", self.scst_num_samples, 1)
         check_one_of("scst_sample", self.scst_sample, ("random", "beam_search"))
         check_one_of("scst_baseline", self.scst_baseline, ("greedy", "sample"))
+        if self.scst_baseline == "sample" and self.scst_num_samples < 2:
+            raise UserError(
+                f"scst_num_samples {self.scst_num_samples} leaves scst_baseline sample no other one: "
+                "expected 2 or more"
+            )
         if len(self.scst_bleu_weight) != 4:
             raise UserError(
                 f"scst_bleu_weight is {self.scst_bleu_weight}, expected four comma-separated numbers"
@@ -398,6 +417,19 @@ class QuirksConfig(Quirks):
     original_decoding: bool = False
     """Decode as the original: with unknown words in captions, with log-probabilities of ended rows on
     record, and without diverse beams, which it never ran."""
+    mixed_caches: bool = False
+    """Decode with one attention cache for all depths that share a layer (ACORT's published scores), so that
+    their keys mix; else each depth has its own."""
+    uncached_pruned: bool = False
+    """A pruned relation transformer decodes without attention caches, so that it sees the newest token alone,
+    in validation and in self-critical training."""
+    signed_snip: bool = False
+    """SNIP ranks gradients with their sign; else by size."""
+    gradients_through_samples: bool = False
+    """Self-critical training keeps the gradients of its sampling; else it samples without, and scores the
+    samples by one pass with gradients."""
+    frequencies_with_end: bool = False
+    """Document frequencies count the end and unknown words, which neither samples nor references hold."""
     weight_in_run_name: bool = False
     """The run's folder of a supermask run gets the suffix ``__wg_`` with the sparsity loss's weight."""
 

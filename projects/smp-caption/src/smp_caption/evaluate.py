@@ -12,7 +12,7 @@ from prunelab.caption.split import Evaluator
 from prunelab.config import to_plain
 from prunelab.decode import DecodeOptions, decode
 from smp_caption.config import DecodeConfig, ModelConfig
-from smp_caption.model import UpDown
+from smp_caption.model import Inputs, Network
 from smp_caption.model.decoding import options_of
 from smp_caption.tokenizer import Tokenizer
 
@@ -35,12 +35,11 @@ def make_evaluator(
     device: torch.device,
     metrics: Sequence[str] = FAST,
     max_batches: int | None = None,
-) -> Evaluator[UpDown]:
+) -> Evaluator[Network]:
     """The evaluator of a split by the best beam of each picture; the model must be in evaluation mode."""
 
-    def caption(model: UpDown, batch: Mapping[str, Any]) -> Iterator[tuple[int, str]]:
-        inputs = (batch[key].to(device) for key in ("att_feats", "att_masks", "fc_feats"))
-        found = decode(model.step, model.begin(*inputs), options)
+    def caption(model: Network, batch: Mapping[str, Any]) -> Iterator[tuple[int, str]]:
+        found = decode(model.step, model.begin(Inputs.of(batch, device)), options)
         for image_id, tokens in zip(batch["image_ids"], found.tokens[:, 0].tolist(), strict=True):
             yield image_id, tokenizer.decode(tokens)
 

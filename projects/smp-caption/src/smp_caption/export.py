@@ -18,7 +18,7 @@ from smp_caption.captioner import Captioner
 from smp_caption.cli import parse_export
 from smp_caption.config import Config, PruneConfig
 from smp_caption.export_original import sparse_state
-from smp_caption.model import UpDown
+from smp_caption.model import Inputs, Network, UpDown
 from smp_caption.model.up_down import Encoded, Hidden
 from smp_caption.options import ExportOptions
 
@@ -89,7 +89,7 @@ def _method(cfg: Config, captioner: Captioner) -> str:
     return cfg.prune.prune_type or ("supermask" if supermask else "mask_freeze")
 
 
-def rounded_masks(model: UpDown) -> dict[str, Tensor]:
+def rounded_masks(model: Network) -> dict[str, Tensor]:
     """The state with its mask logits rounded to 0 and 1 and its weights as they are (``binarize_supermask``).
 
     Raises:
@@ -110,7 +110,7 @@ class EncoderGraph(nn.Module):
 
     def forward(self, att_feats: Tensor, fc_feats: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Map (B, S, F) and (B, F) to regions (B, S, R), their keys (B, S, A) and the mean (B, R)."""
-        encoded = self.model.encode(att_feats, None, fc_feats)
+        encoded = self.model.encode(Inputs(att_feats, None, fc_feats))
         return encoded.att, encoded.p_att, encoded.fc
 
 
@@ -138,6 +138,8 @@ def export_onnx(captioner: Captioner, folder: Path) -> None:
 
     folder.mkdir(parents=True, exist_ok=True)
     model, cfg = captioner.model.cpu().eval(), captioner.config
+    if not isinstance(model, UpDown):
+        raise UserError(f"caption_model {cfg.caption_model}: only Up-Down is exported to ONNX")
     generator = torch.Generator().manual_seed(0)
     att = torch.randn(2, 7, cfg.att_feat_size, generator=generator)
     images, regions = {0: "pictures"}, {0: "pictures", 1: "regions"}
@@ -151,7 +153,7 @@ def export_onnx(captioner: Captioner, folder: Path) -> None:
         metadata=to_plain(cfg),
     )
     with torch.no_grad():
-        encoded = model.encode(att, None, att.mean(1))
+        encoded = model.encode(Inputs(att, None, att.mean(1)))
     state = torch.zeros(2, 2, cfg.rnn_size)
     rows = {1: "pictures"}
     second = to_onnx(

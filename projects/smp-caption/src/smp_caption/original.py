@@ -34,7 +34,7 @@ from smp_caption.config import (
 )
 from smp_caption.export_original import binary_mask_state, pruned_state, sparse_state
 from smp_caption.layout import FEATURE_DIRS
-from smp_caption.model import UpDown, build
+from smp_caption.model import Network, build
 from smp_caption.model.checkpoint import load_original
 from smp_caption.pruner import write_sparsities
 from smp_caption.tokenizer import build_tokenizer
@@ -74,7 +74,7 @@ def find(path: Path, *, last: bool = False) -> Path:
     raise UserError(f"{path}: no checkpoint there; expected a model folder, a run, or a file such as {BEST}")
 
 
-def load_weights(model: UpDown, path: Path, *, last: bool = False) -> None:
+def load_weights(model: Network, path: Path, *, last: bool = False) -> None:
     """Start a model from a checkpoint; masks that a dense checkpoint lacks keep their first values.
 
     Raises:

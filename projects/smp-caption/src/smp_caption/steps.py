@@ -32,6 +32,7 @@ from prunelab.mask import MASK_SUFFIX, in_scope, parse_scope
 from prunelab.mask.sparsity import SparsityLoss
 from prunelab.optim import Schedule, cosine, guarded_step, noam, step
 from smp_caption.config import Config, OptimConfig, PruneConfig
+from smp_caption.model import Inputs
 
 MASK_EPSILON = 1e-2
 """Epsilon of Adam for mask logits."""
@@ -218,13 +219,7 @@ def train_step(
     device = batch["seqs"].device
     with drawing(pruner):
         with torch.autocast(device.type, torch.bfloat16, enabled=cfg.run.amp == "bf16"):
-            logprobs = model(
-                batch["att_feats"],
-                batch["att_masks"],
-                batch["fc_feats"],
-                batch["seqs"],
-                last_column=cfg.quirks.last_column_fed,
-            )
+            logprobs = model(Inputs.of(batch), batch["seqs"], last_column=cfg.quirks.last_column_fed)
         loss = caption = caption_loss(
             logprobs.float(),
             batch["seqs"],

@@ -28,7 +28,7 @@ from smp_caption.data import CaptionData, open_data
 from smp_caption.evaluate import decode_options, make_evaluator
 from smp_caption.extractor import Extractor, ShapeExtractor, has_extractor
 from smp_caption.lowering import as_begun, lower, run_folder
-from smp_caption.model import AVAILABLE, UpDown, build
+from smp_caption.model import AVAILABLE, Network, build
 from smp_caption.original import load_weights
 from smp_caption.pruner import SupermaskPruner, crowded, mask_spec
 from smp_caption.tokenizer import RadixTokenizer, build_tokenizer
@@ -172,7 +172,7 @@ def _tokenizer(cfg: Config, folder: Path, data: CaptionData, start: Path | None)
     )
 
 
-def val_evaluator(cfg: Config, data: CaptionData, captioner: Captioner, run: Run) -> Evaluator[UpDown]:
+def val_evaluator(cfg: Config, data: CaptionData, captioner: Captioner, run: Run) -> Evaluator[Network]:
     """The evaluator of the validation split."""
     options = decode_options(
         captioner.config, cfg.decode, cfg.decode.beam_size_val, original=cfg.quirks.original_decoding
@@ -192,7 +192,7 @@ def to_device(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
     return {k: v.to(device, non_blocking=True) if torch.is_tensor(v) else v for k, v in batch.items()}
 
 
-def validate(cfg: Config, run: Run, captioner: Captioner, evaluator: Evaluator[UpDown], job: Job) -> None:
+def validate(cfg: Config, run: Run, captioner: Captioner, evaluator: Evaluator[Network], job: Job) -> None:
     """Score the validation pictures and save; the best CIDEr counts only once the sparsity is on target."""
     model, pruner = captioner.model, job.pruner
     with run.evaluating(model), draw_once(model):

@@ -14,7 +14,7 @@ from prunelab.decode.reference import beam_search_plain
 from prunelab.errors import UserError
 from prunelab.mask import MaskSpec, draw_once, freeze, masks
 from prunelab.mask import layers as mask_layers
-from smp_caption.model import UpDown, build
+from smp_caption.model import Inputs, UpDown, build
 from smp_caption.model.reference import begin_plain, step_plain, teach_plain
 
 from ..toy import TOY, pictures
@@ -52,7 +52,10 @@ def test_teacher_forcing_equals_the_plain_way_with_its_gradients(
 ) -> None:
     model, inputs = model_with(**changes).train(training), batch()
     gradients = []
-    for way in (lambda: model(*inputs, last_column=True), lambda: teach_plain(model, *inputs)):
+    for way in (
+        lambda: model(Inputs(*inputs[:3]), inputs[3], last_column=True),
+        lambda: teach_plain(model, *inputs),
+    ):
         model.zero_grad()
         torch.manual_seed(3)
         with draw_once(model):
@@ -71,7 +74,7 @@ def test_teacher_forcing_equals_the_plain_way_with_its_gradients(
 def test_beams_equal_those_of_the_plain_way(changes: dict[str, Any]) -> None:
     model, (att, mask, fc, _) = model_with(**changes).eval(), batch()
     with torch.inference_mode():
-        ours = decode(model.step, model.begin(att, mask, fc), OPTIONS)
+        ours = decode(model.step, model.begin(Inputs(att, mask, fc)), OPTIONS)
         plain = beam_search_plain(
             lambda tokens, state: step_plain(model, tokens, state), begin_plain(model, att, mask, fc), OPTIONS
         )
@@ -81,8 +84,8 @@ def test_beams_equal_those_of_the_plain_way(changes: dict[str, Any]) -> None:
 
 def test_decoding_steps_give_the_log_probs_of_teacher_forcing() -> None:
     model, (att, mask, fc, seqs) = model_with().eval(), batch()
-    taught = model(att, mask, fc, seqs, last_column=True)
-    state = model.begin(att, mask, fc).expand(2)
+    taught = model(Inputs(att, mask, fc), seqs, last_column=True)
+    state = model.begin(Inputs(att, mask, fc)).expand(2)
     for column in range(seqs.shape[1]):
         log_probs, state = model.step(seqs[:, column], state)
         torch.testing.assert_close(log_probs, taught[:, column])
@@ -107,18 +110,18 @@ def test_one_draw_a_step_calls_each_mask_once_and_otherwise_each_time_step_draws
     original = mask_layers.sample_mask
     monkeypatch.setattr(mask_layers, "sample_mask", lambda m: drawn.append(m.shape) or original(m))
     with draw_once(model):
-        model(*inputs)
+        model(Inputs(*inputs[:3]), inputs[3])
     assert len(drawn) == len(masks(model)) == 11
     drawn.clear()
-    model(*inputs)
+    model(Inputs(*inputs[:3]), inputs[3])
     columns = inputs[3].shape[1] - 1
     assert len(drawn) == 3 + columns * (11 - 3)  # fc_embed, att_embed and ctx2att are called once
     drawn.clear()
-    state = model.begin(*inputs[:3])
+    state = model.begin(Inputs(*inputs[:3]))
     model.step(torch.full((3,), 2), state)
     assert len(drawn) == 3 + 8
     drawn.clear()
-    model.eval()(*inputs)
+    model.eval()(Inputs(*inputs[:3]), inputs[3])
     assert not drawn
 
 
@@ -127,27 +130,27 @@ def test_frozen_masks_do_not_hide_that_others_are_drawn() -> None:
     freeze(model, ("core.", "logit", "fc", "att", "ctx"))
     with torch.no_grad():
         masks(model)["embed.0.weight_pruning_mask"].zero_()
-    assert not torch.equal(model(*inputs), model(*inputs))
+    assert not torch.equal(model(Inputs(*inputs[:3]), inputs[3]), model(Inputs(*inputs[:3]), inputs[3]))
 
 
 def test_features_without_padding_need_no_mask() -> None:
     model, (att, _, fc, seqs) = model_with().eval(), batch()
-    assert torch.equal(model(att, None, fc, seqs), model(att, torch.ones(3, 5), fc, seqs))
+    assert torch.equal(model(Inputs(att, None, fc), seqs), model(Inputs(att, torch.ones(3, 5), fc), seqs))
 
 
 def test_padding_regions_change_nothing() -> None:
     model, (att, mask, fc, seqs) = model_with().eval(), batch()
-    expected = model(att, mask, fc, seqs)
+    expected = model(Inputs(att, mask, fc), seqs)
     noisy = att + 100 * (1 - mask)[:, :, None]
     wider = torch.cat([noisy, torch.full((3, 4, 7), 9.0)], dim=1)
-    found = model(wider, torch.cat([mask, torch.zeros(3, 4)], dim=1), fc, seqs)
+    found = model(Inputs(wider, torch.cat([mask, torch.zeros(3, 4)], dim=1), fc), seqs)
     torch.testing.assert_close(found, expected)
 
 
 def test_columns_of_padding_are_not_computed() -> None:
     model, (att, mask, fc, seqs) = model_with().eval(), batch()
     seqs = torch.cat([seqs, torch.zeros(6, 3).long()], dim=1)
-    found = model(att, mask, fc, seqs)
+    found = model(Inputs(att, mask, fc), seqs)
     assert found.shape == (6, 8, TOY.vocab_size)
     assert bool((found[:, :6] != 0).all())
     assert not found[:, 6:].any()
@@ -159,11 +162,11 @@ def test_columns_of_padding_are_not_computed() -> None:
 def test_captions_that_images_do_not_divide_and_wrong_features_are_refused() -> None:
     model, (att, mask, fc, seqs) = model_with(), batch()
     with pytest.raises(UserError, match="5 captions for 3 images: expected a multiple"):
-        model(att, mask, fc, seqs[:5])
+        model(Inputs(att, mask, fc), seqs[:5])
     with pytest.raises(UserError, match=r"2 numbers each: expected 7 \(att_feat_size\)"):
-        model(att[..., :2], mask, fc, seqs)
+        model(Inputs(att[..., :2], mask, fc), seqs)
     with pytest.raises(UserError, match=r"2 numbers each: expected 3 \(fc_feat_size\)"):
-        model(att, mask, fc[..., :2], seqs)
+        model(Inputs(att, mask, fc[..., :2]), seqs)
 
 
 def test_build_refuses_what_is_not_there() -> None:
@@ -175,5 +178,7 @@ def test_build_refuses_what_is_not_there() -> None:
 
 def test_dropout_acts_in_training_only() -> None:
     model, inputs = model_with(drop_prob_lm=0.5), batch()
-    assert not torch.equal(model.train()(*inputs), model(*inputs))
-    assert torch.equal(model.eval()(*inputs), model(*inputs))
+    assert not torch.equal(
+        model.train()(Inputs(*inputs[:3]), inputs[3]), model(Inputs(*inputs[:3]), inputs[3])
+    )
+    assert torch.equal(model.eval()(Inputs(*inputs[:3]), inputs[3]), model(Inputs(*inputs[:3]), inputs[3]))

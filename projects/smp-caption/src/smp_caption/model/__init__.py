@@ -5,15 +5,16 @@ from __future__ import annotations
 from prunelab.errors import UserError
 from prunelab.mask import MaskSpec
 from smp_caption.config import ModelConfig
+from smp_caption.model.network import Inputs, Network
 from smp_caption.model.up_down import UpDown
 
 AVAILABLE = ("up_down_lstm", "up_down_lstm_prune")
 """Values of ``caption_model`` that can be built."""
 
-__all__ = ["AVAILABLE", "UpDown", "build"]
+__all__ = ["AVAILABLE", "Inputs", "Network", "UpDown", "build"]
 
 
-def build(cfg: ModelConfig, mask_spec: MaskSpec | None = None) -> UpDown:
+def build(cfg: ModelConfig, mask_spec: MaskSpec | None = None) -> Network:
     """Build the network that a configuration names, with fresh weights.
 
     Args:

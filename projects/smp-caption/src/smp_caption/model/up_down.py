@@ -5,7 +5,6 @@ Dense, or with a mask on every weight matrix. Names and order of parameters are 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -14,10 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from prunelab.decode import State
-from prunelab.errors import UserError
 from prunelab.mask import Masked, MaskedEmbedding, MaskedLinear, MaskedLSTMCell, MaskSpec, masked_layers
 from smp_caption.config import ModelConfig
-from smp_caption.model.checkpoint import load_original
+from smp_caption.model.network import Inputs, Network, check_size
 
 # B images, S regions, D feature size, K captions an image, N = B * K, T tokens
 # V vocabulary, E word width, R hidden units, A attention units
@@ -174,7 +172,7 @@ def _step_by_calls(core: Core, words: Tensor, encoded: Encoded, hidden: Hidden) 
     return Hidden(h_att, c_att, h_lang, c_lang)
 
 
-class UpDown(nn.Module):
+class UpDown(Network):
     """The captioner.
 
     In training, a masked layer draws its mask at each call, hence once a time step, as in the original; under
@@ -186,8 +184,7 @@ class UpDown(nn.Module):
     """
 
     def __init__(self, cfg: ModelConfig, mask: MaskSpec | None = None) -> None:
-        super().__init__()
-        self.cfg = cfg
+        super().__init__(cfg)
         size, drop = cfg.rnn_size, cfg.drop_prob_lm
         self.embed = nn.Sequential(_embedding(cfg, mask), nn.ReLU(), nn.Dropout(drop))
         self.fc_embed = nn.Sequential(_linear(cfg.fc_feat_size, size, mask), nn.ReLU(), nn.Dropout(drop))
@@ -210,10 +207,6 @@ class UpDown(nn.Module):
         self.core = Core(cfg, mask)
         self.dropout = nn.Dropout(drop)
 
-    def load_original(self, state: Mapping[str, Tensor], source: str = "checkpoint") -> None:
-        """Load weights in the original's names, see `smp_caption.model.checkpoint.load_original`."""
-        load_original(self, state, source)
-
     def _redraws(self) -> bool:
         """Whether each call of a layer made now draws a mask of its own."""
         return any(
@@ -222,23 +215,16 @@ class UpDown(nn.Module):
             for name in layer.masked_names
         )
 
-    def encode(self, att_feats: Tensor, att_masks: Tensor | None, fc_feats: Tensor) -> Encoded:
+    def encode(self, inputs: Inputs) -> Encoded:
         """Embed the images once, whatever the number of captions.
-
-        Args:
-            att_feats: (B, S, D) region features, padded at the end.
-            att_masks: (B, S) 1 on real regions, or None where all are real.
-            fc_feats: (B, D) mean features.
 
         Raises:
             UserError: features of another size than the network's.
         """
-        for name, given, wanted in (
-            ("att_feat_size", att_feats, self.cfg.att_feat_size),
-            ("fc_feat_size", fc_feats, self.cfg.fc_feat_size),
-        ):
-            if given.shape[-1] != wanted:
-                raise UserError(f"features have {given.shape[-1]} numbers each: expected {wanted} ({name})")
+        att_feats, att_masks, fc_feats, _ = inputs
+        check_size("att_feat_size", att_feats, self.cfg.att_feat_size)
+        assert fc_feats is not None, "Up-Down reads mean features"
+        check_size("fc_feat_size", fc_feats, self.cfg.fc_feat_size)
         mask = None
         if att_masks is not None:
             longest = int(att_masks.sum(dim=1).max())
@@ -256,37 +242,10 @@ class UpDown(nn.Module):
             mask = mask.to(att.dtype)
         return Encoded(att=att, p_att=self.ctx2att(att), mask=mask, fc=fc)
 
-    def forward(
-        self,
-        att_feats: Tensor,
-        att_masks: Tensor | None,
-        fc_feats: Tensor,
-        seqs: Tensor,
-        *,
-        last_column: bool = False,
-    ) -> Tensor:
-        """Log-probabilities of each next token, given the true ones before it.
-
-        Args:
-            att_feats: (B, S, D) region features.
-            att_masks: (B, S) 1 on real regions, or None.
-            fc_feats: (B, D) mean features.
-            seqs: (N, T) or (B, K, T) token ids from bos on, an image's captions one after the other.
-            last_column: predict also from the last column, for which there is no target; the original does.
-
-        Returns:
-            (N, T - 1, V), or (N, T, V) with ``last_column``; 0 from the first column of ``seqs`` on that is
-            padding in all rows.
-
-        Raises:
-            UserError: a number of captions that the images do not divide, or wrong feature sizes.
-        """
-        seqs = seqs.flatten(0, -2)  # (B, K, T) -> (N, T)
-        if seqs.shape[0] % att_feats.shape[0]:
-            raise UserError(
-                f"batch has {seqs.shape[0]} captions for {att_feats.shape[0]} images: expected a multiple"
-            )
-        encoded = self.encode(att_feats, att_masks, fc_feats)
+    def forward(self, inputs: Inputs, seqs: Tensor, *, last_column: bool = False) -> Tensor:
+        """See `Network.forward`; 0 from the first column of ``seqs`` on that is padding in all rows."""
+        seqs = self.captions_of(inputs, seqs)
+        encoded = self.encode(inputs)
         columns = seqs.shape[1] if last_column else seqs.shape[1] - 1
         empty = (seqs[:, 1:columns].sum(dim=0) == 0).nonzero()
         used = 1 + int(empty[0]) if len(empty) else columns
@@ -313,9 +272,9 @@ class UpDown(nn.Module):
         zeros = encoded.fc.new_zeros(rows, self.cfg.rnn_size)
         return Hidden(zeros, zeros, zeros, zeros)
 
-    def begin(self, att_feats: Tensor, att_masks: Tensor | None, fc_feats: Tensor) -> State:
-        """Prepare images for decoding, see `prunelab.decode`; one row an image."""
-        encoded = self.encode(att_feats, att_masks, fc_feats)
+    def begin(self, inputs: Inputs) -> State:
+        """See `Network.begin`."""
+        encoded = self.encode(inputs)
         prepared: dict[str, Any] = {"encoded": encoded, "shared": None, "fixed": None}
         if not self._redraws():
             shared = _Shared.of(self.core)
@@ -323,7 +282,7 @@ class UpDown(nn.Module):
         return State(per_image=prepared, per_beam=self._start(encoded, encoded.fc.shape[0]))
 
     def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
-        """One step of decoding: newest tokens (N,) to log-probabilities (N, V) and the next state."""
+        """See `Network.step`."""
         prepared = state.per_image
         words, encoded = self.embed(tokens), prepared["encoded"]
         shared: _Shared | None = prepared["shared"]
