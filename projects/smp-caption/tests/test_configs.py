@@ -35,7 +35,16 @@ NOT_IN_FILES = {
     *cli._TRANSFORMER,
     *cli._RELATION,
     *(f.name for f in fields(config_module.ScstConfig)),
-    *("radix_base", "cached_tokens", "log_dir", "output", "resume", "resume_training", "console_every"),
+    *(
+        "drop_prob_layer",
+        "radix_base",
+        "cached_tokens",
+        "log_dir",
+        "output",
+        "resume",
+        "resume_training",
+        "console_every",
+    ),
     *("keep_last", "logging_level", "device", "amp", "compile", "max_steps", "dry_run", "fake_data", "tour"),
 }
 DENSE_NEEDS = {"prune_type"}
