@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from prunelab import export
 from prunelab.errors import UserError
-from prunelab.export import ExportReport, to_onnx
+from prunelab.export import ExportReport, Graph, to_onnx
 
 
 class Captioner(nn.Module):
@@ -204,6 +204,28 @@ def test_a_file_that_would_differ_is_not_written(tmp_path: Path, monkeypatch: py
     assert compared(lambda x: x + 1.01, monkeypatch, tmp_path, tolerance=0.02).difference == pytest.approx(
         0.01, 1e-3
     )
+
+
+def test_a_file_is_run_with_tensors_and_says_what_was_put_into_it(tmp_path: Path) -> None:
+    rows = torch.tensor([[1.0, 3.0], [0.0, 5.0]])
+    to_onnx(
+        Shares(),
+        (rows,),
+        tmp_path / "g.onnx",
+        input_names=["x"],
+        output_names=["y"],
+        dynamic={"x": {0: "rows"}},
+        metadata={"sizes": {"d": 2}},
+    )
+    graph = Graph(tmp_path / "g.onnx", threads=1)
+    assert (graph.inputs, json.loads(graph.facts["sizes"])) == (("x",), {"d": 2})
+    (found,) = graph(["y"], {"x": rows.requires_grad_(), "unread": torch.zeros(3)})
+    assert found.tolist() == [[0.25, 0.75], [0.0, 1.0]]
+    with pytest.raises(UserError, match=r"no\.onnx: no such file, expected a graph"):
+        Graph(tmp_path / "no.onnx")
+    (tmp_path / "bad.onnx").write_bytes(b"no graph")
+    with pytest.raises(UserError, match=r"bad\.onnx: onnxruntime refuses it: "):
+        Graph(tmp_path / "bad.onnx")
 
 
 class Shares(nn.Module):

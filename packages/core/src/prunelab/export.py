@@ -1,4 +1,7 @@
-"""ONNX files that have proved themselves: none is written that computes other things than its model."""
+"""ONNX files that have proved themselves: none is written that computes other things than its model.
+
+`to_onnx` writes one, `Graph` runs one.
+"""
 
 from __future__ import annotations
 
@@ -129,11 +132,51 @@ def to_onnx(
     )
 
 
-def _need(package: str) -> Any:
+class Graph:
+    """An ONNX file, run on the CPU with PyTorch's tensors.
+
+    Args:
+        path: A file that `to_onnx` wrote.
+        threads: Of onnxruntime; 0: its own choice.
+
+    Attributes:
+        path: The file.
+        facts: Its ``metadata``, as text.
+        inputs: Names of what it reads; what changed nothing was dropped by the exporter.
+
+    Raises:
+        UserError: The file is missing or damaged, or onnxruntime is not installed.
+    """
+
+    def __init__(self, path: StrPath, *, threads: int = 0) -> None:
+        self.path = Path(path)
+        if not self.path.is_file():
+            raise UserError(f"{path}: no such file, expected a graph that `export` wrote")
+        runtime = _need("onnxruntime", "running")
+        options = runtime.SessionOptions()
+        options.log_severity_level = 3
+        options.intra_op_num_threads = threads
+        try:
+            session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime has no common base class of its own
+            raise UserError(f"{path}: onnxruntime refuses it: {_first_line(error)}") from error
+        self._session = session
+        self.facts: dict[str, str] = session.get_modelmeta().custom_metadata_map
+        self.inputs: tuple[str, ...] = tuple(entry.name for entry in session.get_inputs())
+
+    def __call__(self, outputs: Sequence[str], feeds: Mapping[str, Tensor]) -> list[Tensor]:
+        """The outputs of these names; of ``feeds``, what the graph does not read is left out."""
+        arrays = {
+            name: value.detach().contiguous().numpy() for name, value in feeds.items() if name in self.inputs
+        }
+        return [torch.from_numpy(array) for array in self._session.run(list(outputs), arrays)]
+
+
+def _need(package: str, what: str = "exporting to") -> Any:
     try:
         return importlib.import_module(package)
     except ImportError as error:
-        line = f"exporting to ONNX needs the package {package}: install prunelab[export]"
+        line = f"{what} ONNX needs the package {package}: install prunelab[export]"
         raise UserError(line) from error
 
 

@@ -10,11 +10,9 @@ print(captioner.caption("cat.jpg"))
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,6 +29,7 @@ from prunelab.config import from_plain
 from prunelab.data.pictures import Picture
 from prunelab.decode import DecodeOptions, State
 from prunelab.errors import UserError
+from prunelab.export import Graph
 
 # B pictures, S visual tokens, F their width, N rows, V words
 
@@ -48,11 +47,10 @@ class OnnxCaptioner:
 
     def __init__(self, folder: str | Path, *, threads: int = 0) -> None:
         place = Path(folder)
-        self.encoder, self.stepper = (_session(place / name, threads) for name in (ENCODER, STEP))
-        facts = self.encoder.get_modelmeta().custom_metadata_map
+        self.encoder, self.stepper = (Graph(place / name, threads=threads) for name in (ENCODER, STEP))
+        facts, where = self.encoder.facts, str(place / ENCODER)
         if "model" not in facts:
-            raise UserError(f"{place / ENCODER}: no graph of a captioner: it says nothing of its model")
-        where = str(place / ENCODER)
+            raise UserError(f"{where}: no graph of a captioner: it says nothing of its model")
         self.config = from_plain(ModelConfig, json.loads(facts["model"]), where=where)
         self.decode = from_plain(DecodeConfig, json.loads(facts["decode"]), where=where)
         self.black_pictures: bool = json.loads(facts["black_pictures"])
@@ -71,7 +69,7 @@ class OnnxCaptioner:
         feeds = {"images" if self.config.is_end_to_end else "features": x.float()}
         if not self.config.is_end_to_end:
             feeds["pads"] = torch.zeros(len(x), dtype=torch.int64) if pads is None else pads
-        _, keys, values = _run(self.encoder, ENCODED, feeds)
+        _, keys, values = self.encoder(ENCODED, feeds)
         image = {"keys": keys, "values": values, "pads": feeds.get("pads")}
         return State(per_image=image, per_beam=empty_caches(self.config, len(x)))
 
@@ -82,7 +80,7 @@ class OnnxCaptioner:
         feeds["picture"] = torch.arange(pictures).repeat_interleave(len(tokens) // pictures)
         feeds |= {name: value for name, value in state.per_image.items() if value is not None}
         names = ("log_probs", *(f"{name}_next" for name in CACHES))
-        log_probs, *caches = _run(self.stepper, names, feeds)
+        log_probs, *caches = self.stepper(names, feeds)
         return log_probs.clamp(max=0.0), State(per_image=state.per_image, per_beam=tuple(caches))
 
     def search(self, x: Tensor, options: DecodeOptions, *, pads: Tensor | None = None) -> Captions:
@@ -108,24 +106,3 @@ class OnnxCaptioner:
         images = preprocess.batch(pictures if several else [pictures])  # pyright: ignore[reportArgumentType]
         found = self.search(images, self.options(beam_size))
         return [to_text(self.vocabulary.decode(ids)) for (ids,) in found.tokens]
-
-
-def _session(path: Path, threads: int) -> Any:
-    if not path.is_file():
-        raise UserError(f"{path}: no such file, expected a graph that `export` wrote")
-    try:
-        runtime = importlib.import_module("onnxruntime")
-    except ImportError as error:
-        raise UserError("running ONNX needs the package onnxruntime: install prunelab[export]") from error
-    settings = runtime.SessionOptions()
-    settings.intra_op_num_threads = threads
-    settings.log_severity_level = 3
-    try:
-        return runtime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime has no common base class of its own
-        raise UserError(f"{path}: onnxruntime refuses it: {str(error).splitlines()[0]}") from error
-
-
-def _run(session: Any, outputs: Sequence[str], feeds: dict[str, Tensor]) -> list[Tensor]:
-    arrays = {name: value.detach().contiguous().numpy() for name, value in feeds.items()}
-    return [torch.from_numpy(array) for array in session.run(list(outputs), arrays)]
