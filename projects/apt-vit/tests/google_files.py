@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
+from apt_vit.files.npz import npz_name
+from apt_vit.files.original import AGENT
 from apt_vit.model import VisionTransformer
-from apt_vit.npz import npz_name
-from apt_vit.original import AGENT
 from testing.parity import Folder
 
 HEADS = ("query", "key", "value")

@@ -13,10 +13,10 @@ from PIL import Image
 
 import apt_vit
 from apt_vit import classifier as module
-from apt_vit import passes
 from apt_vit.classifier import Classifier
 from apt_vit.preprocess import Preprocess
-from apt_vit.rules import Rule
+from apt_vit.tokens import passes
+from apt_vit.tokens.rules import Rule
 from prunelab.errors import UserError
 
 from .small import small_model

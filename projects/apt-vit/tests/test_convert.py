@@ -9,9 +9,9 @@ import torch
 
 from apt_vit import convert
 from apt_vit.classifier import Classifier
-from apt_vit.original import write
+from apt_vit.files.original import write
+from apt_vit.files.timm_weights import to_timm
 from apt_vit.preprocess import Preprocess
-from apt_vit.timm_weights import to_timm
 from testing.mistakes import Fails
 
 from .google_files import npz_of

@@ -13,10 +13,10 @@ from PIL import Image
 
 from apt_vit import demo
 from apt_vit.classifier import Classifier
-from apt_vit.macs import lengths_of, macs_of
 from apt_vit.options import DemoOptions
 from apt_vit.preprocess import Preprocess
-from apt_vit.rules import Rule
+from apt_vit.tokens.macs import lengths_of, macs_of
+from apt_vit.tokens.rules import Rule
 from prunelab.data.pictures import read_picture
 from prunelab.errors import UserError
 from prunelab.util import human_count

@@ -9,10 +9,10 @@ from torch.nn import functional as F
 
 from apt_vit.config import ModelConfig, QuirkConfig
 from apt_vit.evaluate import Evaluator, evaluate
-from apt_vit.macs import lengths_of, macs_of
 from apt_vit.model import VisionTransformer, build
 from apt_vit.model.initialise import fresh_agents
-from apt_vit.rules import Rule
+from apt_vit.tokens.macs import lengths_of, macs_of
+from apt_vit.tokens.rules import Rule
 from prunelab.errors import UserError
 
 CFG = ModelConfig(

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from apt_vit.classifier import Classifier
-from apt_vit.dropping import Dropper
 from apt_vit.export import Dropping, export, main
-from apt_vit.loading import open_weights
+from apt_vit.files.loading import open_weights
 from apt_vit.options import ExportOptions
 from apt_vit.preprocess import Preprocess
-from apt_vit.rules import Rule
+from apt_vit.tokens.dropping import Dropper
+from apt_vit.tokens.rules import Rule
 from testing.mistakes import Fails
 
 from .small import pictures, small_model

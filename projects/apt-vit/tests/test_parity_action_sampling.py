@@ -7,8 +7,8 @@ import random
 import pytest
 import torch
 
-from apt_vit.actions import choose
 from apt_vit.config import Config, QuirkConfig
+from apt_vit.learning.actions import choose
 from prunelab.errors import UserError
 from testing.parity import Folder, of_kind
 

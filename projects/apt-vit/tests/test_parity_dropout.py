@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from apt_vit import passes
-from apt_vit.rules import Rule
+from apt_vit.tokens import passes
+from apt_vit.tokens.rules import Rule
 from testing.parity import Folder, of_kind
 
 from .recorded import load_model

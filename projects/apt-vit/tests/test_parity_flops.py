@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from apt_vit import passes
-from apt_vit.macs import embedding_macs, lengths_of, macs_of, stem_macs
 from apt_vit.model import VisionTransformer
-from apt_vit.rules import Rule
+from apt_vit.tokens import passes
+from apt_vit.tokens.macs import embedding_macs, lengths_of, macs_of, stem_macs
+from apt_vit.tokens.rules import Rule
 from prunelab.flops import count
 from testing.parity import Folder, of_kind
 

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from apt_vit import passes
-from apt_vit.actions import choose
 from apt_vit.config import Config, PruneConfig, QuirkConfig
+from apt_vit.learning.actions import choose
 from apt_vit.model import VisionTransformer
-from apt_vit.rules import Rule
+from apt_vit.tokens import passes
+from apt_vit.tokens.rules import Rule
 from testing.parity import Folder, of_kind
 
 from .recorded import load_model

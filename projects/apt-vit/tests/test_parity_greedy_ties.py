@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from apt_vit.model import Agent
-from apt_vit.rules import likeliest
+from apt_vit.tokens.rules import likeliest
 from testing.parity import Folder, of_kind
 
 from .recorded import load_model

@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from apt_vit import passes
+from apt_vit.files.npz import load_npz, read_npz
+from apt_vit.files.weights import POSITIONS, Loaded
 from apt_vit.model import VisionTransformer, build
-from apt_vit.npz import load_npz, read_npz
-from apt_vit.rules import Rule
-from apt_vit.weights import POSITIONS, Loaded
+from apt_vit.tokens import passes
+from apt_vit.tokens.rules import Rule
 from testing.parity import Folder, of_kind
 
 from .google_files import arrays_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from apt_vit.positions import loses_edge, resize
+from apt_vit.files.positions import loses_edge, resize
 from testing.parity import Folder, of_kind
 
 CLOSE = 1e-6  # the README finds 3e-8, and allows 1e-5

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from apt_vit.config import Config, OptimConfig, QuirkConfig
-from apt_vit.schedules import rate
+from apt_vit.learning.schedules import rate
 from apt_vit.steps import Updates, make_optimizer
 from testing.parity import Folder, of_kind
 

@@ -12,8 +12,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from apt_vit import job, messages, original
+from apt_vit import job, messages
 from apt_vit.config import Config, DataConfig, OptimConfig, PruneConfig, QuirkConfig, RunOptions
+from apt_vit.files import original
 from apt_vit.model import VisionTransformer
 from apt_vit.steps import Logs
 from apt_vit.train import train

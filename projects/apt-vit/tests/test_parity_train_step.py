@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from apt_vit.actions import Draws
 from apt_vit.config import Config, OptimConfig, PruneConfig, QuirkConfig, RunOptions
+from apt_vit.learning.actions import Draws
 from apt_vit.model import VisionTransformer
 from apt_vit.steps import Logs, Updates, make_optimizer, train_step
 from testing.parity import Folder, of_kind

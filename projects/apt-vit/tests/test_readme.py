@@ -20,8 +20,8 @@ from apt_vit import build
 from apt_vit.classifier import Classifier
 from apt_vit.config import QuirkConfig
 from apt_vit.lowering import FAITHFUL, lower_values
-from apt_vit.macs import lengths_of, macs_of
 from apt_vit.preprocess import preprocess_of
+from apt_vit.tokens.macs import lengths_of, macs_of
 
 from .commands import PROJECT, SHIMS, UV, Documented
 from .commands import alone as alone

@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from apt_vit.actions import Draws
 from apt_vit.config import Config, DataConfig, OptimConfig, PruneConfig, QuirkConfig
+from apt_vit.learning.actions import Draws
+from apt_vit.learning.streams import Streams
 from apt_vit.model import VisionTransformer
-from apt_vit.passes import Single
 from apt_vit.steps import Updates, agent_loss, losses, make_optimizer, train_step
-from apt_vit.streams import Streams
+from apt_vit.tokens.passes import Single
 from prunelab.errors import UserError
 
 from .small import pictures, small_model

@@ -9,10 +9,10 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from apt_vit import original
 from apt_vit.classifier import Classifier
+from apt_vit.files import original
 from apt_vit.job import length_of
-from apt_vit.schedules import rate
+from apt_vit.learning.schedules import rate
 from apt_vit.summary import CONSTANT, DROPPED, PLAIN
 from apt_vit.train import train
 from prunelab.errors import UserError

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from apt_vit import job, train
 from apt_vit import test as evaluation
-from apt_vit.actions import Draws
 from apt_vit.config import Config, DataConfig, ModelConfig, OptimConfig, PruneConfig, QuirkConfig, RunOptions
+from apt_vit.learning.actions import Draws
 from apt_vit.lowering import lower_values
 from apt_vit.model import VisionTransformer, build
 from apt_vit.model.initialise import fresh_agents

@@ -35,7 +35,7 @@ def load(path: StrPath, *, device: str | torch.device = "cpu") -> Classifier:
     Raises:
         prunelab.errors.UserError: nothing is there, or no network that is known.
     """
-    from apt_vit.loading import open_weights
+    from apt_vit.files.loading import open_weights
 
     return open_weights(path, device=device)[0]
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import prunelab.bench
-from apt_vit import bench_infer, bench_step
+from apt_vit.benches import infer, step
 from prunelab.bench import Result
 from prunelab.errors import entry
 
-ROWS: dict[str, Callable[[], Result | list[Result]]] = {**bench_infer.ROWS, **bench_step.ROWS}
+ROWS: dict[str, Callable[[], Result | list[Result]]] = {**infer.ROWS, **step.ROWS}
 
 
 @entry

@@ -26,10 +26,10 @@ from PIL import Image
 from torch import Tensor
 
 from apt_vit.config import ModelConfig
-from apt_vit.dropping import Dropper
 from apt_vit.model import VisionTransformer, build
 from apt_vit.preprocess import Preprocess
-from apt_vit.rules import Rule
+from apt_vit.tokens.dropping import Dropper
+from apt_vit.tokens.rules import Rule
 from prunelab.config import from_plain, to_plain
 from prunelab.data.pictures import Picture, pixels
 from prunelab.errors import UserError
@@ -278,7 +278,7 @@ class Classifier:
         Raises:
             UserError: timm has no such network, or one that has other parts than ours.
         """
-        from apt_vit.timm_adopt import adopt_module
+        from apt_vit.files.timm_adopt import adopt_module
 
         rule = Rule(method="cls-attention", keep_rate=keep_rate) if keep_rate is not None else Rule()
         model, preprocess, names = adopt_module(

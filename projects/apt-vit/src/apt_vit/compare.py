@@ -25,10 +25,10 @@ from apt_vit.data import Data, open_data
 from apt_vit.evaluate import Scores, evaluate
 from apt_vit.layout import FAKE_DATA
 from apt_vit.lowering import TOUR, Raw, lower_values
-from apt_vit.macs import lengths_of, macs_of
 from apt_vit.options import CompareOptions
 from apt_vit.plots import ACCURACY, COST, write_ways
-from apt_vit.rules import Rule
+from apt_vit.tokens.macs import lengths_of, macs_of
+from apt_vit.tokens.rules import Rule
 from apt_vit.train import train
 from prunelab import dist
 from prunelab.config import to_plain, yaml_text

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from apt_vit.classifier import Classifier
 from apt_vit.cli import parse_convert
-from apt_vit.loading import find_model, open_weights
+from apt_vit.files.loading import find_model, open_weights
 from apt_vit.options import ConvertOptions
 from prunelab.errors import UserError, entry
 

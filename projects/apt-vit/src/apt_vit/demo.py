@@ -12,11 +12,11 @@ from apt_vit.classifier import Classifier, Kept
 from apt_vit.cli import parse_demo
 from apt_vit.data import open_data
 from apt_vit.draw import draw_kept
+from apt_vit.files.loading import find_model, open_weights
 from apt_vit.layout import FAKE_DATA, newest_model
-from apt_vit.loading import find_model, open_weights
 from apt_vit.lowering import run_base
-from apt_vit.macs import lengths_of, macs_of
 from apt_vit.options import DemoOptions
+from apt_vit.tokens.macs import lengths_of, macs_of
 from prunelab import dist
 from prunelab.data.pictures import read_picture
 from prunelab.data.pictures_of_classes import spread

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from apt_vit import passes
 from apt_vit.config import QuirkConfig
-from apt_vit.dropping import Dropper
-from apt_vit.macs import lengths_of, macs_of, mean_macs
 from apt_vit.model import VisionTransformer
-from apt_vit.rules import Rule
+from apt_vit.tokens import passes
+from apt_vit.tokens.dropping import Dropper
+from apt_vit.tokens.macs import lengths_of, macs_of, mean_macs
+from apt_vit.tokens.rules import Rule
 from prunelab import dist
 from prunelab.doors import check_one_of
 from prunelab.errors import UserError
@@ -73,7 +73,7 @@ class Evaluator:
         model: in evaluation mode, on its device.
         rule: which tokens are pruned; not needed for mode ``plain``.
         mode: one of `MODES`.
-        layout: of mode ``dropped``, see `apt_vit.dropping.Dropper`.
+        layout: of mode ``dropped``, see `apt_vit.tokens.dropping.Dropper`.
         amp: ``bf16`` runs the network in mixed precision.
         channels_last: memory format of the pictures.
 

@@ -16,16 +16,16 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from apt_vit import original
 from apt_vit.classifier import Classifier
 from apt_vit.cli import parse_export
-from apt_vit.dropping import Dropper
-from apt_vit.folded import Folded, prune_probability
+from apt_vit.files import original
+from apt_vit.files.loading import find_model, open_weights
 from apt_vit.layout import newest_model
-from apt_vit.loading import find_model, open_weights
 from apt_vit.model import VisionTransformer
 from apt_vit.options import ExportOptions
-from apt_vit.rules import Rule
+from apt_vit.tokens.dropping import Dropper
+from apt_vit.tokens.folded import Folded, prune_probability
+from apt_vit.tokens.rules import Rule
 from prunelab.errors import UserError, entry
 from prunelab.export import ExportReport, to_onnx
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from apt_vit import messages, original
+from apt_vit import messages
 from apt_vit.classifier import Classifier
 from apt_vit.data import Batch
 from apt_vit.evaluate import Answer, Evaluator, Scores, summarise
+from apt_vit.files import original
+from apt_vit.files.loading import find_model
 from apt_vit.job import STREAMS, Job
 from apt_vit.layout import checkpoint_file, output_folder
-from apt_vit.loading import find_model
 from apt_vit.lowering import notes
 from apt_vit.summary import summarise_models
 from prunelab import dist

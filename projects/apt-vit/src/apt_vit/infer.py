@@ -14,8 +14,8 @@ from apt_vit.cli import parse_infer
 from apt_vit.config import Config
 from apt_vit.data import Data, open_data
 from apt_vit.evaluate import Answer, Evaluator, Scores, summarise
+from apt_vit.files.loading import open_weights
 from apt_vit.layout import FAKE_DATA, checkpoint_file, run_folder
-from apt_vit.loading import open_weights
 from apt_vit.lowering import lower_infer, run_base
 from apt_vit.options import InferOptions
 from apt_vit.test import adjusted

@@ -9,17 +9,17 @@ from typing import Any
 import torch
 
 from apt_vit import messages
-from apt_vit.actions import Draws
 from apt_vit.config import Config
 from apt_vit.data import Batch, Data
 from apt_vit.evaluate import on_device
+from apt_vit.files.loading import fill_from
+from apt_vit.files.weights import Loaded
 from apt_vit.layout import log_folder
-from apt_vit.loading import fill_from
+from apt_vit.learning.actions import Draws
 from apt_vit.model import VisionTransformer, build
 from apt_vit.model.initialise import fresh_agents
-from apt_vit.rules import Rule
 from apt_vit.steps import Logs, Updates, make_optimizer, train_step
-from apt_vit.weights import Loaded
+from apt_vit.tokens.rules import Rule
 from prunelab import dist
 from prunelab.data.endless import Endless
 from prunelab.errors import UserError

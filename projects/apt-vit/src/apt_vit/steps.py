@@ -6,7 +6,7 @@
 | y | classes | | (B,) |
 | s_0 | logits of stream 0: nothing is pruned | | (B, C) |
 | s_1 | logits of stream 1: every clip layer prunes what the rule says | | (B, C) |
-| t | stream 2 of layer l: the one token that is removed, there alone | see `apt_vit.actions` | (B,) |
+| t | stream 2 of layer l: the one token removed, there alone | see `apt_vit.learning.actions` | (B,) |
 | s_2 | logits of stream 2, one pass for each layer l | | (B, C) |
 | a | the agent's logits (keep, prune) at token t | | (B, 2) |
 | p_old, p_new | probability of class y | softmax(s_0)_y, softmax(s_2)_y | (B,) |
@@ -36,14 +36,14 @@ from torch.nn import functional as F
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import SGD
 
-from apt_vit.actions import Draws
 from apt_vit.config import Config, ModelConfig, OptimConfig
+from apt_vit.learning.actions import Draws
+from apt_vit.learning.products import Faster
+from apt_vit.learning.schedules import rate
+from apt_vit.learning.shared import by_sharing
+from apt_vit.learning.streams import Streams, at_least_single, by_passes
 from apt_vit.model import VisionTransformer
-from apt_vit.passes import Single
-from apt_vit.products import Faster
-from apt_vit.schedules import rate
-from apt_vit.shared import by_sharing
-from apt_vit.streams import Streams, at_least_single, by_passes
+from apt_vit.tokens.passes import Single
 from prunelab.optim import guarded_step
 
 
@@ -100,8 +100,8 @@ class Logs:
 def train_step(model: VisionTransformer, batch: tuple[Tensor, Tensor], cfg: Config, draws: Draws) -> Logs:
     """Add the gradients of L of one micro-batch to those of the parameters.
 
-    Where rewards see no dropout, the streams share what they have in common (`apt_vit.shared`); else each
-    draws its own, in the original's order (`apt_vit.streams`).
+    Where rewards see no dropout, the streams share what they have in common (`apt_vit.learning.shared`);
+    else each draws its own, in the original's order (`apt_vit.learning.streams`).
 
     Args:
         model: in training mode.
@@ -110,7 +110,7 @@ def train_step(model: VisionTransformer, batch: tuple[Tensor, Tensor], cfg: Conf
         draws: the run's random numbers; begins a micro-batch.
 
     Raises:
-        UserError: the micro-batch is too small or too large for its actions (`apt_vit.actions.choose`).
+        UserError: the micro-batch is too small or too large for its actions (see ``actions.choose``).
     """
     x, y = batch
     source = draws.begin()

@@ -12,7 +12,7 @@ from apt_vit.classifier import Classifier
 from apt_vit.config import Config
 from apt_vit.data import Data
 from apt_vit.evaluate import Scores, evaluate
-from apt_vit.original import AGENT
+from apt_vit.files.original import AGENT
 from prunelab import dist
 from prunelab.data.loader import Loader
 from prunelab.data.sampling import EpochSampler

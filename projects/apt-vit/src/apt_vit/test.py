@@ -13,8 +13,8 @@ from apt_vit.cli import parse_test
 from apt_vit.config import DATASETS, Config
 from apt_vit.data import Batch, Data, Pictures, Thumbnails, open_data
 from apt_vit.evaluate import Scores, evaluate
+from apt_vit.files.loading import open_weights
 from apt_vit.layout import FAKE_DATA, newest_model, run_folder
-from apt_vit.loading import open_weights
 from apt_vit.lowering import lower_test, run_base
 from apt_vit.options import InferOptions, TestOptions
 from apt_vit.summary import DROPPED, PLAIN

@@ -121,7 +121,7 @@ class Transformer(nn.Module):
 
 
 class VisionTransformer(nn.Module):
-    """The classifier; `apt_vit.passes` runs it in every way.
+    """The classifier; `apt_vit.tokens.passes` runs it in every way.
 
     All agents begin equal, as in the original; `apt_vit.model.initialise.fresh_agents` makes them differ.
 
