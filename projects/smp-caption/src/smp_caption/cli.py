@@ -138,6 +138,10 @@ _RELATION: Flags = {
     "no_box_trigonometric_embedding": bool,
 }
 
+_METHODS: Flags = {"prune_gradual_frequency": int, "scst_end_in_reward": bool}
+_TRANSFORMER_METHODS: Flags = {"drop_prob_layer": none_word(float)}
+"""Our own flags of what is computed, where the original has fixed numbers."""
+
 _RUN_FLAGS: Flags = {
     "device": str,
     "preset": PRESETS,
@@ -216,7 +220,9 @@ def train_parser(chosen: dict[str, str] | None = None) -> Parser:
     docs["config"] = "YAML configuration; flags and KEY VALUE pairs win over it"
     docs["print_config"] = "print the configuration as YAML and stop"
     add_own_flags(parser, {"tour": bool, "resume": bool, "output": _text, "config": str}, docs)
-    parser.add_own_argument("--model_size", choices=tuple(MODEL_SIZES), help=docs["model_size"])
+    up_down = chosen is not None and chosen["caption_model"] in config.UP_DOWN
+    add_own_flags(parser, _METHODS if up_down else _METHODS | _TRANSFORMER_METHODS, docs)
+    parser.add_own_argument("--model_size", choices=MODEL_SIZES, help=docs["model_size"])
     add_own_flags(parser, _RUN_FLAGS, docs)
     parser.add_pairs()
     return parser

@@ -473,6 +473,11 @@ class Config:
         return self.prune.sparsity_weight(self.model.caption_model)
 
     @property
+    def network_vocab_size(self) -> int:
+        """Token ids V of the network: vocab_size, or a radix tokenizer's digits, pad, bos and eos."""
+        return self.data.radix_base + 3 if self.data.tokenizer == "radix" else self.model.vocab_size
+
+    @property
     def noam_width(self) -> int:
         """The d_model of ``noam``: rnn_size for Up-Down, where the original stops with an error."""
         return self.model.rnn_size if self.model.caption_model in UP_DOWN else self.model.d_model

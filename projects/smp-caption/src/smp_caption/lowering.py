@@ -11,17 +11,19 @@ from typing import Any
 from prunelab.config import Flat, load_config, to_plain
 from prunelab.doors import apply_pairs, did_you_mean, read_yaml
 from prunelab.errors import UserError
-from smp_caption.config import Config, QuirksConfig
+from smp_caption.config import UP_DOWN, Config, QuirksConfig
 
 COMMAND_LINE_DEFAULTS = {"caption_model": "relation_transformer", "preset": "faithful"}
 """Where the original's command line starts from another value than the Python API."""
 
-MODEL_SIZES: dict[str, dict[str, int]] = {
-    "paper": {},
-    "testing": {"rnn_size": 64, "input_encoding_size": 64, "att_hid_size": 32},
-}
-"""``--model_size``: sizes that hold unless the size itself is typed; ``paper`` leaves the original's."""
+MODEL_SIZES = ("paper", "testing")
+"""``--model_size``: ``paper`` leaves the original's sizes, ``testing`` takes `SMALL_SIZES`."""
 
+SMALL_SIZES = {
+    "up_down": {"rnn_size": 64, "input_encoding_size": 64, "att_hid_size": 32},
+    "transformer": {"d_model": 32, "dim_feedforward": 64, "num_layers": 2, "num_heads": 4},
+}
+"""Sizes for tests of each family, which hold unless the size itself is typed."""
 
 DATASET_SIZES = {"tiny": {"att_feat_size": 64, "fc_feat_size": 64, "vocab_size": 200}}
 """Sizes that follow from a data set of ours, unless they are typed."""
@@ -93,7 +95,7 @@ def lower(raw: Raw) -> Config:
     quirks = to_plain(QuirksConfig.of(preset))
     if "preset" in typed:
         values = {name: value for name, value in values.items() if name not in quirks}
-    size = MODEL_SIZES[typed.pop("model_size", "paper")]
+    size = _model_sizes(typed.pop("model_size", "paper"), values | typed)
     values = FIELDS.values(Config()) | quirks | values | _data_sizes(values | typed) | size | typed
     where = raw.config_file or "the configuration"
     return FIELDS.build(apply_pairs(values | {"preset": preset}, raw.overrides, where=where), where=where)
@@ -130,13 +132,20 @@ def _lower_tour(typed: dict[str, Any], raw: Raw) -> Config:
         FIELDS.values(Config())
         | to_plain(QuirksConfig.of(preset))
         | _data_sizes(TOUR)
-        | MODEL_SIZES["testing"]
+        | SMALL_SIZES["up_down"]
     )
     return FIELDS.build(base | TOUR | typed, where="the tour")
 
 
 def _data_sizes(values: Mapping[str, Any]) -> dict[str, Any]:
     return DATASET_SIZES.get(values.get("dataset", ""), {})
+
+
+def _model_sizes(name: str, values: Mapping[str, Any]) -> dict[str, int]:
+    """What a name of sizes means for the model among the values."""
+    if name == "paper":
+        return {}
+    return SMALL_SIZES["up_down" if values.get("caption_model", UP_DOWN[0]) in UP_DOWN else "transformer"]
 
 
 def run_folder(cfg: Config) -> Path:
@@ -153,6 +162,19 @@ def run_folder(cfg: Config) -> Path:
     if cfg.quirks.weight_in_run_name and cfg.prune.prune_type == "supermask":
         return folder.with_name(f"{folder.name}__wg_{cfg.sparsity_weight:.1f}")
     return folder
+
+
+def start_place(cfg: Config) -> Path | None:
+    """What ``start_from`` names: the path as typed, else what lies there in the folder of runs.
+
+    Shipped configurations start from ``runs/<id of another run>``, which PRUNELAB_RUNS moves.
+    """
+    if not cfg.run.start_from:
+        return None
+    typed = Path(cfg.run.start_from)
+    moved = runs_root().joinpath(*typed.parts[1:])
+    inside = typed.parts[0] == "runs" and not typed.exists() and moved.exists()
+    return moved if inside else typed
 
 
 def as_begun(cfg: Config, folder: Path) -> Config:
