@@ -52,6 +52,8 @@ from prunelab.util import human_bytes, read_json, write_json
 ROOT = Path(__file__).resolve().parents[1]
 MEASUREMENT_KEYS = {"name", "commands", "preset", "seed", "data", "labels", "figures", "rows"}
 PACKAGES = ("torch", "torchvision", "numpy")
+NOT_WHAT_IT_WRITES = (":/", ":!*/results/*", ":!*/README.md")
+"""Paths whose changes count as uncommitted: all but those that measuring itself changes."""
 
 
 def folder_of(name: str) -> Path:
@@ -130,7 +132,9 @@ def run_measurement(folder: Path, measurement: Mapping[str, Any], *, again: bool
         "data": measurement.get("data", "embedded"),
         "seconds": round(time.perf_counter() - began, 1),
         "commit": _git("rev-parse", "--short=10", "HEAD"),
-        "uncommitted_changes": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "uncommitted_changes": bool(
+            _git("status", "--porcelain", "--untracked-files=no", "--", *NOT_WHAT_IT_WRITES)
+        ),
         "machine": machine(),
         "versions": {p: metadata.version(p) for p in PACKAGES},
     }

@@ -310,17 +310,16 @@ def test_a_run_cut_short_by_max_steps_is_not_finished_and_goes_on(tmp_path, limi
     assert (tmp_path / "cut" / "finished.json").exists()
 
 
-def test_a_loop_bounded_by_max_steps_alone_goes_on_with_a_larger_one(tmp_path):
+def test_a_loop_bounded_by_max_steps_alone_counts_steps_and_no_epochs(tmp_path):
     def endless():
         while True:
             yield torch.ones(1)
 
-    def go(**options):
-        with Run(config(tmp_path, **options)) as run:
-            return [step for step, _ in run.steps(endless())]
-
-    assert go(max_steps=3) == [1, 2, 3]
+    with Run(config(tmp_path, max_steps=3, log_every="1 steps")) as run:
+        assert [run.log(loss=1.0) or step for step, _ in run.steps(endless())] == [1, 2, 3]
     assert json.loads((tmp_path / "finished.json").read_text())["step"] == 3
+    assert [record["step"] for record in records(tmp_path)] == [1, 2, 3]
+    assert all("epoch" not in record for record in records(tmp_path))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from apt_vit.config import Config, PruneConfig, QuirkConfig
+from apt_vit.infer import shapes_of
 from apt_vit.learning.actions import choose
 from apt_vit.model import VisionTransformer
 from apt_vit.tokens import passes
@@ -115,6 +116,8 @@ def test_dropping_passes_keep_the_recorded_tokens(folder: Folder) -> None:
         assert found.lengths == case["tokens_into_each_block"]
         kept = {str(layer): places.tolist() for layer, places in found.kept.items()}
         assert kept == case["kept_original_index_after"]
+        counts = {layer: len(places) for layer, places in found.kept.items()}
+        assert shapes_of(found.lengths[0], counts, model.cfg.hidden_size) + "\n" == case["printed"]
 
 
 def check_single_actions(folder: Folder, model: VisionTransformer, clip: dict[str, float]) -> None:

@@ -214,7 +214,9 @@ class Figures:
         counter, seconds = self._counter, self._clock.seconds
         figures = {name: read(value) for name, value in values.items()}
         if to_log:
-            place = {"epoch": counter.epoch, "updates": counter.updates, "seconds": round(seconds, 3)}
+            place = {"updates": counter.updates, "seconds": round(seconds, 3)}
+            if counter.epochs is not None:
+                place = {"epoch": counter.epoch} | place
             self._log.scalars(counter.step, figures, at=at, **place)
         if to_console:
             epoch = None if counter.epochs is None else counter.epoch

@@ -211,7 +211,8 @@ class PruneConfig:
     keep_target: float = 0.7
     """Share of tokens that keep_penalty pulls each agent to."""
     drop_in_training: bool = True
-    """Pruned tokens are left out of the training passes too, where this changes no number but by rounding."""
+    """Pruned tokens are left out of the training passes too; without dropout this changes no number but by
+    rounding, and with it dropout draws other numbers than where tokens are masked."""
 
     def __post_init__(self) -> None:
         check_one_of("method", self.method, METHODS)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from itertools import islice
@@ -114,14 +114,24 @@ def _classify(found: Classifier, cfg: Config, options: InferOptions, data: Data)
 def _with_shapes(answers: Iterable[Answer], evaluator: Evaluator) -> Iterator[Answer]:
     """Answers; of each picture the shapes are printed behind every clip layer, as the original does."""
     height, width = evaluator.model.grid
-    columns = evaluator.model.cfg.hidden_size
     for answer in answers:
         for counts in answer.counts.tolist():
-            print()
-            print(f"{FIRST}torch.Size([1, {height * width + 1}, {columns}])")
-            for layer, count in zip(evaluator.layers, counts, strict=True):
-                print(f"{BEHIND.format(layer)}torch.Size([1, {count}, {columns}])")
+            kept = dict(zip(evaluator.layers, counts, strict=True))
+            print(shapes_of(height * width + 1, kept, evaluator.model.cfg.hidden_size))
         yield answer
+
+
+def shapes_of(tokens: int, kept: Mapping[int, int], width: int) -> str:
+    """What the original prints of a picture.
+
+    Args:
+        tokens: their number before the first block.
+        kept: clip layer to the number of tokens behind it.
+        width: of a token.
+    """
+    lines = [f"{FIRST}torch.Size([1, {tokens}, {width}])"]
+    lines += [f"{BEHIND.format(layer)}torch.Size([1, {count}, {width}])" for layer, count in kept.items()]
+    return "\n".join(["", *lines])
 
 
 @entry
