@@ -129,6 +129,19 @@ def reduce_max(values: Sequence[int]) -> list[int]:
     return message.tolist()
 
 
+def mean_over_ranks(count: torch.Tensor) -> torch.Tensor:
+    """The mean of a count () over all ranks, in float64 on its device; the count itself in one process.
+
+    A sum over this rank's part of a batch, divided by it, has gradients whose mean over the ranks is that of
+    the whole batch's sum divided by the whole batch's count.
+    """
+    if world_size() == 1:
+        return count
+    total = count.detach().double()
+    distributed.all_reduce(total)
+    return total / world_size()
+
+
 def on_main(work: Callable[[], T]) -> T:
     """Do something on rank 0 alone and give its result to all ranks; the others wait, for days if need be.
 

@@ -14,8 +14,10 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from prunelab.caption.references import CookedReferences, cook
@@ -131,22 +133,40 @@ class DocumentFrequency:
     def save(self, path: StrPath) -> None:
         """Write our own file: a NumPy archive with words, table and counts."""
         words = "\n".join(self.vocabulary.words())
-        entries = self.table[self.table[:, 1] != 0]
         with atomic_write(path) as file:
             np.savez_compressed(
                 file,
                 format=np.array(_FORMAT),
                 words=np.frombuffer(words.encode(), np.uint8),
                 images=np.float64(self.images),
-                entries=entries[np.argsort(entries[:, 1])],
+                entries=self._entries(),
                 frequencies=self.frequencies,
             )
+
+    def to_plain(self) -> dict[str, Any]:
+        """The table as tensors and plain data, which a run can keep (`prunelab.run.Run.once`)."""
+        return {
+            "words": "\n".join(self.vocabulary.words()),
+            "images": float(self.images),
+            "entries": torch.from_numpy(self._entries().view(np.int64)),
+            "frequencies": torch.from_numpy(self.frequencies),
+        }
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> DocumentFrequency:
+        """The table that `to_plain` wrote down."""
+        entries = plain["entries"].cpu().numpy().view(np.uint64)
+        return _rebuild(plain["words"], plain["images"], entries, plain["frequencies"].cpu().numpy())
+
+    def _entries(self) -> NDArray[np.uint64]:
+        """(M, 2) The filled rows of the table by node: a prefix comes before its n-grams."""
+        entries = self.table[self.table[:, 1] != 0]
+        return entries[np.argsort(entries[:, 1])]
 
     def counts(self) -> dict[tuple[str, ...], float]:
         """The n-grams and their frequencies as a plain dictionary."""
         words = ["", *self.vocabulary.words()]
-        entries = self.table[self.table[:, 1] != 0]
-        entries = entries[np.argsort(entries[:, 1])]  # by node: a prefix comes before its n-grams
+        entries = self._entries()
         grams: list[tuple[str, ...]] = [()]
         found = {}
         for key, value in entries.tolist():
@@ -202,8 +222,6 @@ def _load_pickle(path: Path) -> DocumentFrequency:
 
 
 def _load_archive(path: Path) -> DocumentFrequency:
-    from prunelab.caption import kernels
-
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as data:
             if str(data["format"]) != _FORMAT:
@@ -215,6 +233,15 @@ def _load_archive(path: Path) -> DocumentFrequency:
         raise
     except Exception as error:  # a damaged archive may raise almost anything
         raise UserError(f"{path}: not a readable document frequency table ({error})") from error
+    return _rebuild(words, images, entries, frequencies)
+
+
+def _rebuild(
+    words: str, images: float, entries: NDArray[np.uint64], frequencies: NDArray[np.float64]
+) -> DocumentFrequency:
+    """Put the entries (M, 2) that a table wrote down into a table again; one word a line."""
+    from prunelab.caption import kernels
+
     vocabulary = Vocabulary()
     vocabulary.add(words.split("\n") if words else [])
     size = _ROOM
