@@ -4,14 +4,26 @@ from __future__ import annotations
 
 from prunelab.errors import UserError
 from prunelab.mask import MaskSpec
-from smp_caption.config import ModelConfig
+from smp_caption.config import CAPTION_MODELS, RELATION_TRANSFORMERS, UP_DOWN, ModelConfig, QuirksConfig
 from smp_caption.model.network import Inputs, Network
+from smp_caption.model.relation import RelationTransformer
+from smp_caption.model.transformer import Transformer, TransformerNetwork
 from smp_caption.model.up_down import UpDown
 
-AVAILABLE = ("up_down_lstm", "up_down_lstm_prune")
+AVAILABLE = CAPTION_MODELS
 """Values of ``caption_model`` that can be built."""
 
-__all__ = ["AVAILABLE", "Inputs", "Network", "UpDown", "build"]
+__all__ = [
+    "AVAILABLE",
+    "Inputs",
+    "Network",
+    "RelationTransformer",
+    "Transformer",
+    "TransformerNetwork",
+    "UpDown",
+    "build",
+    "choose_caching",
+]
 
 
 def build(cfg: ModelConfig, mask_spec: MaskSpec | None = None) -> Network:
@@ -23,18 +35,29 @@ def build(cfg: ModelConfig, mask_spec: MaskSpec | None = None) -> Network:
             start.
 
     Raises:
-        UserError: a network that is not available, or masks for a dense one.
+        UserError: masks for a dense network.
     """
-    match cfg.caption_model:
-        case "up_down_lstm":
-            if mask_spec is not None:
-                raise UserError(
-                    "caption_model 'up_down_lstm' has no masks: a pruned one is 'up_down_lstm_prune'"
-                )
-            return UpDown(cfg)
-        case "up_down_lstm_prune":
-            return UpDown(cfg, mask_spec or MaskSpec())
-        case other:
-            raise UserError(
-                f"caption_model {other!r} is not available: expected one of {', '.join(AVAILABLE)}"
-            )
+    name = cfg.caption_model
+    if not cfg.pruned and mask_spec is not None:
+        raise UserError(f"caption_model {name!r} has no masks: a pruned one is '{name}_prune'")
+    mask = (mask_spec or MaskSpec()) if cfg.pruned else None
+    if name in UP_DOWN:
+        return UpDown(cfg, mask)
+    return (RelationTransformer if name in RELATION_TRANSFORMERS else Transformer)(cfg, mask)
+
+
+def choose_caching(network: Network, quirks: QuirksConfig) -> None:
+    """Let a transformer decode as a run's quirks want it, in place; other networks have no choice.
+
+    Depths that share a layer mix their caches under ``mixed_caches``; a pruned relation transformer has
+    none under ``uncached_pruned``; all else is exact.
+    """
+    if not isinstance(network, TransformerNetwork):
+        return
+    order = network.body.decoder.order
+    if quirks.uncached_pruned and network.cfg.pruned and isinstance(network, RelationTransformer):
+        network.caching = "none"
+    elif quirks.mixed_caches and len(set(order)) < len(order):
+        network.caching = "mixed"
+    else:
+        network.caching = "exact"

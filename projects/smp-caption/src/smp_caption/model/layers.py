@@ -1,4 +1,4 @@
-"""Parts of the transformer captioners: box relations, attention with boxes, norm, positions.
+"""Parts of the captioners: layers with or without masks, box relations, norm, positions.
 
 Follows Herdade et al. 2019 (Object Relation Transformer) as the original system computes it.
 """
@@ -10,10 +10,27 @@ import math
 import torch
 from torch import Tensor, nn
 
+from prunelab.mask import Masked, MaskedEmbedding, MaskedLinear, MaskSpec
+
 # B images, S regions, H heads, W width of a head, D model width
 
 FORBIDDEN = -1e9
 """Attention logit of a padded region, before softmax."""
+
+
+def make_linear(inputs: int, outputs: int, mask: MaskSpec | None) -> nn.Linear:
+    """A linear map, masked unless ``mask`` is None."""
+    return nn.Linear(inputs, outputs) if mask is None else MaskedLinear(inputs, outputs, mask=mask)
+
+
+def make_embedding(rows: int, width: int, mask: MaskSpec | None) -> nn.Embedding:
+    """A table of embeddings, masked unless ``mask`` is None."""
+    return nn.Embedding(rows, width) if mask is None else MaskedEmbedding(rows, width, mask=mask)
+
+
+def effective(layer: nn.Module, name: str = "weight") -> Tensor:
+    """The weight that a call of the layer made now would multiply by."""
+    return layer.effective(name) if isinstance(layer, Masked) else layer.get_parameter(name)
 
 
 def box_relations(boxes: Tensor, *, min_distance: float = 1e-3) -> Tensor:

@@ -1,0 +1,150 @@
+"""Multi-head attention of the transformer captioners, with shared projections and with box relations.
+
+Follows Vaswani et al. 2017, sections 3.2.1 and 3.2.2; Herdade et al. 2019, equation 6, for boxes. Biases of
+attention logits are additive: 0 where a key may be seen, `FORBIDDEN` where not, so that a query that may see
+nothing looks at all keys alike.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from prunelab.mask import MaskSpec
+from smp_caption.config import ModelConfig
+from smp_caption.model.layers import FORBIDDEN, effective, make_linear
+
+# B images or captions, Q queries, S keys, H heads, W width of a head, D = H * W model width
+
+BOX_DIM = 64
+"""Numbers of the embedding of a pair of boxes."""
+RAW_DIM = 4
+"""The same where relations are taken as they are."""
+LEAST_WEIGHT = 1e-6
+"""Least geometric weight, before its logarithm."""
+
+
+def bias_of(allowed: Tensor, like: Tensor) -> Tensor:
+    """The bias of attention logits: 0 where ``allowed`` is not 0, else `FORBIDDEN`; any shape."""
+    return like.new_zeros(()).masked_fill(allowed == 0, FORBIDDEN)
+
+
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """(..., T, D) to (..., H, T, W)."""
+    return x.unflatten(-1, (heads, -1)).transpose(-3, -2)
+
+
+def join_heads(x: Tensor) -> Tensor:
+    """(..., H, T, W) to (..., T, D)."""
+    return x.transpose(-3, -2).flatten(-2)
+
+
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None, dropout: nn.Dropout | None = None
+) -> Tensor:
+    """What queries (..., H, Q, W) find among keys and values (..., H, S, W): (..., H, Q, W).
+
+    Args:
+        query: the queries.
+        key: the keys.
+        value: the values.
+        bias: added to the logits, broadcastable to (..., H, Q, S).
+        dropout: of the attention weights.
+    """
+    logits = query @ key.transpose(-2, -1) / math.sqrt(query.shape[-1])
+    if bias is not None:
+        logits = logits + bias
+    weights = logits.softmax(dim=-1)
+    if dropout is not None:
+        weights = dropout(weights)
+    return weights @ value
+
+
+class Attention(nn.Module):
+    """Multi-head attention; two of its projections may be one.
+
+    Args:
+        cfg: sizes.
+        share: ``kv``: the projected key is the value too; ``qk``: queries and keys have one projection.
+        dropout: of the attention weights.
+        mask: how masks behave; None: no masks.
+    """
+
+    def __init__(self, cfg: ModelConfig, share: str | None, dropout: float, mask: MaskSpec | None) -> None:
+        super().__init__()
+        count = 4 if share is None else 3
+        self.linears = nn.ModuleList(make_linear(cfg.d_model, cfg.d_model, mask) for _ in range(count))
+        self.dropout = nn.Dropout(dropout)
+        self.heads = cfg.num_heads
+        self.share = share
+
+    @property
+    def key_linear(self) -> nn.Module:
+        """The projection of keys."""
+        return self.linears[0 if self.share == "qk" else 1]
+
+    @property
+    def value_linear(self) -> nn.Module | None:
+        """The projection of values; None where projected keys are the values."""
+        return None if self.share == "kv" else self.linears[-2]
+
+    def keys_values(self, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values (B, H, S, W) of what is attended to (B, S, D)."""
+        key = split_heads(self.key_linear(memory), self.heads)
+        linear = self.value_linear
+        return key, key if linear is None else split_heads(linear(memory), self.heads)
+
+    def own(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values (B, H, T, W) of x (B, T, D) that attends to itself."""
+        key, value = self.keys_values(x)
+        query = key if self.share == "qk" else split_heads(self.linears[0](x), self.heads)
+        return query, key, value
+
+    def mixed(self, found: Tensor) -> Tensor:
+        """The output (B, Q, D) of what the heads found (B, H, Q, W)."""
+        return self.linears[-1](join_heads(found))
+
+    def to_self(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """Let x (B, T, D) attend to itself; bias broadcastable to (B, H, T, T)."""
+        return self.mixed(attend(*self.own(x), bias, self.dropout))
+
+    def to_memory(self, x: Tensor, memory: Tensor, bias: Tensor | None) -> Tensor:
+        """Let x (B, Q, D) attend to memory (B, S, D); bias broadcastable to (B, H, Q, S)."""
+        query = split_heads(self.linears[0](x), self.heads)
+        return self.mixed(attend(query, *self.keys_values(memory), bias, self.dropout))
+
+
+class BoxAttention(Attention):
+    """Attention among regions that also has a weight for the relation of each pair of boxes, for every head.
+
+    The weights themselves come from `geometric_biases`, for all layers at once.
+    """
+
+    def __init__(self, cfg: ModelConfig, share: str | None, dropout: float, mask: MaskSpec | None) -> None:
+        super().__init__(cfg, share, dropout, mask)
+        size = RAW_DIM if cfg.no_box_trigonometric_embedding else BOX_DIM
+        self.WGs = nn.ModuleList(make_linear(size, 1, mask) for _ in range(cfg.num_heads))
+
+
+def geometric_biases(relations: Tensor, attentions: list[BoxAttention]) -> list[Tensor]:
+    """What relations of boxes add to the attention logits of each layer.
+
+    All heads of all layers are one product: log(max(ReLU(WG emb + b), 1e-6)).
+
+    Args:
+        relations: (B, S, S, E) embedded relations of all pairs of boxes.
+        attentions: those of each layer; one may come several times.
+
+    Returns:
+        (B, H, S, S) for each of them.
+    """
+    linears = [linear for attention in attentions for linear in attention.WGs]
+    weight = torch.cat([effective(linear) for linear in linears])  # (layers * H, E)
+    bias = torch.cat([linear.get_parameter("bias") for linear in linears])
+    weights = F.linear(relations, weight, bias).relu()  # (B, S, S, layers * H)
+    biases = weights.clamp(min=LEAST_WEIGHT).log().permute(3, 0, 1, 2)
+    heads = attentions[0].heads
+    return [part.transpose(0, 1) for part in biases.split(heads)]
