@@ -18,7 +18,7 @@ from typing import Any, overload
 import numpy as np
 import torch
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 
 from prunelab.config import from_plain, to_plain
 from prunelab.data.pictures import read_picture
@@ -26,10 +26,11 @@ from prunelab.decode import decode
 from prunelab.errors import UserError
 from prunelab.hub import load_model_folder, model_card, note_facts, save_model_folder
 from prunelab.mask import MaskSpec, apply_masks, draw_once
-from smp_caption.config import DecodeConfig, ModelConfig
+from smp_caption.config import RELATION_TRANSFORMERS, UP_DOWN, DecodeConfig, ModelConfig
 from smp_caption.evaluate import decode_options
 from smp_caption.extractor import Extractor, has_extractor
 from smp_caption.model import Inputs, Network, build
+from smp_caption.model.checkpoint import own_state
 from smp_caption.tokenizer import MODEL_TYPES, RadixTokenizer, Tokenizer
 
 KIND = "smp-caption"
@@ -82,8 +83,10 @@ class Captioner:
         images = [p if isinstance(p, Image.Image) else read_picture(p) for p in each]
         found: list[str] = []
         for start in range(0, len(images), 32):
-            features = self.extractor(images[start : start + 32])
-            found += self.caption_features(features, beam_size=beam_size)
+            some = images[start : start + 32]
+            relations = self.config.caption_model in RELATION_TRANSFORMERS
+            boxes = self.extractor.boxes(some) if relations else None
+            found += self.caption_features(self.extractor(some), boxes=boxes, beam_size=beam_size)
         return found[0] if single else found
 
     @torch.inference_mode()
@@ -91,36 +94,30 @@ class Captioner:
         self,
         features: Sequence[np.ndarray],
         means: Sequence[np.ndarray] | None = None,
+        boxes: Sequence[np.ndarray] | None = None,
         *,
         beam_size: int | None = None,
     ) -> list[str]:
-        """Caption pictures given as features (S_i, F) of regions.
+        """Caption pictures given as features of regions.
 
         Args:
-            features: one array a picture.
-            means: mean features (F,), where they are not the regions' mean.
+            features: (S, F), one array a picture.
+            means: mean features (F,), where they are not the regions' mean; read by Up-Down.
+            boxes: (S, 4) relative x1, y1, x2, y2 of the regions; needed by a relation transformer.
             beam_size: beams; None: as the model was trained to be tested.
 
         Raises:
-            UserError: features of another size.
+            UserError: features of another size, or boxes that are missing or do not fit.
         """
-        wrong = [f.shape for f in features if f.ndim != 2 or f.shape[1] != self.config.att_feat_size]
-        if wrong:
-            raise UserError(f"features of shape {wrong[0]}, expected (regions, {self.config.att_feat_size})")
-        if means is None:
-            means = [f.mean(axis=0) for f in features]
-        regions = nn.utils.rnn.pad_sequence(
-            [torch.from_numpy(np.asarray(f)) for f in features], batch_first=True
-        )
-        present = nn.utils.rnn.pad_sequence([torch.ones(len(f)) for f in features], batch_first=True)
-        inputs = [regions, present, torch.from_numpy(np.stack(means))]
+        inputs = inputs_of(self.config, features, means, boxes)
         was_training = self.model.training
         self.model.eval()
         try:
             options = decode_options(self.config, self.decode, beam_size or self.decode.beam_size_test)
             with draw_once(self.model):
-                state = self.model.begin(Inputs(*(x.float().to(self.device) for x in inputs)))
-                found = decode(self.model.step, state, options)
+                found = decode(
+                    self.model.step, self.model.begin(Inputs.of(inputs._asdict(), self.device)), options
+                )
         finally:
             self.model.train(was_training)
         return [self.tokenizer.decode(tokens) for tokens in found.tokens[:, 0].tolist()]
@@ -144,7 +141,7 @@ class Captioner:
         files: dict[str, bytes | str | Path] = {Path(n).name: v for n, v in self.tokenizer.files().items()}
         if self.extractor is not None:
             files |= self.extractor.files()
-        state = self.model.state_dict()
+        state = own_state(self.model.state_dict())
         card = model_card(
             f"{self.config.caption_model} captioner",
             summary="A picture captioning model made with PruneLab's smp-caption.",
@@ -174,10 +171,12 @@ class Captioner:
         model = build(config, spec)
         model.load_original(found.state, str(found.dir))
         target = torch.device(device)
+        tokenizer = open_tokenizer(found.dir, **found.config.get("tokenizer", {}))
+        check_tokenizer(tokenizer, config, str(where))
         return cls(
             model=model.to(target).eval(),
             config=config,
-            tokenizer=open_tokenizer(found.dir, **found.config.get("tokenizer", {})),
+            tokenizer=tokenizer,
             mask=spec,
             decode=from_plain(DecodeConfig, found.config.get("decode", {}), where=f"{where} decode"),
             extractor=Extractor.load(found.dir, target) if has_extractor(found.dir) else None,
@@ -192,6 +191,62 @@ class Captioner:
         model = build(config, None)
         model.load_original(apply_masks(self.model))
         return replace(self, model=model.to(self.device).eval(), config=config, mask=None)
+
+
+def inputs_of(
+    config: ModelConfig,
+    features: Sequence[np.ndarray],
+    means: Sequence[np.ndarray] | None = None,
+    boxes: Sequence[np.ndarray] | None = None,
+) -> Inputs:
+    """Pictures of any numbers of regions as one batch; see `Captioner.caption_features`.
+
+    Raises:
+        UserError: features of another size, or boxes that are missing or do not fit.
+    """
+    wrong = [f.shape for f in features if f.ndim != 2 or f.shape[1] != config.att_feat_size]
+    if wrong:
+        raise UserError(f"features of shape {wrong[0]}, expected (regions, {config.att_feat_size})")
+    relations = config.caption_model in RELATION_TRANSFORMERS
+    if relations:
+        if boxes is None:
+            raise UserError(f"{config.caption_model} reads boxes: expected `boxes`, (regions, 4) a picture")
+        shapes = [(b.shape, len(f)) for b, f in zip(boxes, features, strict=True) if b.shape != (len(f), 4)]
+        if shapes:
+            raise UserError(f"boxes of shape {shapes[0][0]}, expected ({shapes[0][1]}, 4): one a region")
+
+    def padded(rows: Sequence[np.ndarray]) -> Tensor:
+        each = [torch.from_numpy(np.asarray(x, dtype=np.float32)) for x in rows]
+        return nn.utils.rnn.pad_sequence(each, batch_first=True)
+
+    fc_feats = None
+    if config.caption_model in UP_DOWN:
+        rows = [f.mean(axis=0) for f in features] if means is None else means
+        fc_feats = torch.from_numpy(np.stack(rows).astype(np.float32))
+    return Inputs(
+        att_feats=padded(features),
+        att_masks=padded([np.ones(len(f)) for f in features]),
+        fc_feats=fc_feats,
+        boxes=padded(boxes) if relations and boxes is not None else None,
+    )
+
+
+def check_tokenizer(tokenizer: Tokenizer, config: ModelConfig, where: str) -> None:
+    """Refuse a tokenizer whose ids the model does not know.
+
+    Raises:
+        UserError: it has more ids than the model, or marks the ends of captions by others.
+    """
+    if len(tokenizer) > config.vocab_size:
+        raise UserError(
+            f"{where}: its tokenizer has {len(tokenizer)} ids, the model vocab_size {config.vocab_size}: "
+            "expected no more than that"
+        )
+    theirs, ours = (tokenizer.bos, tokenizer.eos), (config.bos_token_id, config.eos_token_id)
+    if theirs != ours:
+        raise UserError(
+            f"{where}: bos_token_id and eos_token_id are {ours}, expected {theirs}, its tokenizer's"
+        )
 
 
 def open_tokenizer(folder: Path, *, kind: str = "word", base: int = 768) -> Tokenizer:

@@ -16,13 +16,14 @@ from torch import nn
 from torch.optim import Optimizer
 
 from prunelab.config import from_plain, load_config
+from prunelab.doors import csv
 from prunelab.errors import UserError
 from prunelab.hub import is_model_folder, load_model_folder
-from prunelab.mask import MASK_SUFFIX, MaskSpec
+from prunelab.mask import MASK_SUFFIX
 from prunelab.mask.files import load_state
 from prunelab.torchfile import load_pth
 from prunelab.util import atomic_write, read_json, write_json
-from smp_caption.captioner import KIND, Captioner
+from smp_caption.captioner import KIND, Captioner, check_tokenizer
 from smp_caption.config import (
     Config,
     DataConfig,
@@ -31,12 +32,13 @@ from smp_caption.config import (
     OptimConfig,
     PruneConfig,
     QuirksConfig,
+    ScstConfig,
 )
 from smp_caption.export_original import binary_mask_state, pruned_state, sparse_state
 from smp_caption.layout import FEATURE_DIRS
 from smp_caption.model import Network, build
 from smp_caption.model.checkpoint import load_original
-from smp_caption.pruner import write_sparsities
+from smp_caption.pruner import mask_spec, write_sparsities
 from smp_caption.tokenizer import build_tokenizer
 
 CONFIG = "config.json"
@@ -105,7 +107,10 @@ def load(path: Path, *, config_file: Path | None = None, device: str | torch.dev
     masked = any(name.endswith(MASK_SUFFIX) for name in state)
     name = config.caption_model.removesuffix("_prune") + ("_prune" if masked else "")
     config = replace(config, caption_model=name)
-    mask = _mask(plain) if masked else None
+    prune = from_plain(PruneConfig, known(PruneConfig, plain), where=str(file))
+    if masked and prune.prune_type is None:
+        prune = replace(prune, prune_type="mask_freeze")
+    mask = mask_spec(config, prune)
     model = build(config, mask)
     model.load_original(state, str(place))
     chosen = {name: plain[name] for name in ("tokenizer", "radix_base") if plain.get(name) is not None}
@@ -113,7 +118,8 @@ def load(path: Path, *, config_file: Path | None = None, device: str | torch.dev
     tokenizer = build_tokenizer(
         file.parent, kind=data.tokenizer, vocab_size=config.vocab_size, radix_base=data.radix_base
     )
-    decode = from_plain(DecodeConfig, _known(DecodeConfig, plain), where=str(file))
+    check_tokenizer(tokenizer, config, str(file))
+    decode = from_plain(DecodeConfig, known(DecodeConfig, plain), where=str(file))
     return Captioner(
         model=model.to(device).eval(),
         config=config,
@@ -122,11 +128,6 @@ def load(path: Path, *, config_file: Path | None = None, device: str | torch.dev
         decode=decode,
         notes={"step": plain.get("best_global_step") or 0},
     )
-
-
-def _mask(plain: Mapping[str, Any]) -> MaskSpec:
-    kind = "supermask" if plain.get("prune_type") == "supermask" else "fixed"
-    return MaskSpec(kind=kind, init=plain.get("prune_supermask_init", 5.0) if kind == "supermask" else 1.0)
 
 
 def read_config(path: Path) -> tuple[ModelConfig, dict[str, Any]]:
@@ -139,12 +140,15 @@ def read_config(path: Path) -> tuple[ModelConfig, dict[str, Any]]:
     if not isinstance(plain, dict) or "caption_model" not in plain:
         raise UserError(f"{path}: no configuration of a captioning run; expected the key caption_model")
     plain = up_to_date(plain, str(path))
-    known = {name: value for name, value in _known(ModelConfig, plain).items() if value is not None}
-    return from_plain(ModelConfig, known, where=str(path)), plain
+    values = known(ModelConfig, plain)
+    if "unk_token_id" in plain:  # radix has none
+        values.setdefault("unk_token_id", -1)
+    return from_plain(ModelConfig, values, where=str(path)), plain
 
 
-def _known(cls: type, plain: Mapping[str, Any]) -> dict[str, Any]:
-    return {f.name: plain[f.name] for f in fields(cls) if f.name in plain}
+def known(cls: type, plain: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a group's fields in a flat configuration, those left open (null) not among them."""
+    return {f.name: plain[f.name] for f in fields(cls) if plain.get(f.name) is not None}
 
 
 def up_to_date(plain: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -162,8 +166,8 @@ def up_to_date(plain: Mapping[str, Any], where: str) -> dict[str, Any]:
     if version == (0, 0, 0):
         raise UserError(f"{where}: version 0.0.0 cannot be converted")
     if version == (0, 1, 0):
-        sample = "beam_search" if config.pop("scst_beam_search", False) else "random"
-        config |= {"scst_sample": sample, "scst_baseline": config.pop("scst_mode", "sample")}
+        config["scst_sample"] = "beam_search" if config.pop("scst_beam_search", False) else "random"
+        config["scst_baseline"] = "greedy" if "greedy" in str(config.pop("scst_mode", "")) else "sample"
     if version < (0, 3, 0):
         config["vocab_size"] = config.get("vocab_size", ModelConfig().vocab_size - 1) + 1
         if "transformer" in config["caption_model"]:
@@ -219,21 +223,14 @@ def run_config(folder: Path) -> Config:
         # The data set's own features go where the data set goes.
         if plain.get(name) and Path(plain[name]) == Path(plain.get("dataset_dir") or "", place):
             plain[name] = ""
-    groups = {"data": DataConfig, "optim": OptimConfig, "decode": DecodeConfig}
-    values = {
-        name: {k: v for k, v in _known(cls, plain).items() if v is not None} for name, cls in groups.items()
-    }
-    prune = {} if not model.pruned else _known(PruneConfig, plain)
-    quirks = QuirksConfig.of("faithful")
-    return Config(
-        model=model,
-        prune=from_plain(PruneConfig, prune, where=str(folder / CONFIG)),
-        quirks=quirks,
-        **{
-            name: from_plain(groups[name], value, where=str(folder / CONFIG))
-            for name, value in values.items()
-        },
-    )
+    if isinstance(plain.get("scst_bleu_weight"), str):
+        plain["scst_bleu_weight"] = csv(float)(plain["scst_bleu_weight"])
+    groups = {"data": DataConfig, "optim": OptimConfig, "scst": ScstConfig, "decode": DecodeConfig}
+    if model.pruned:  # the flags of pruning stand in the file of any run
+        groups["prune"] = PruneConfig
+    where = str(folder / CONFIG)
+    read = {name: from_plain(cls, known(cls, plain), where=where) for name, cls in groups.items()}
+    return Config(model=model, quirks=QuirksConfig.of("faithful"), **read)
 
 
 def write_state(path: Path, state: Mapping[str, Any]) -> None:

@@ -10,6 +10,14 @@ from torch import Tensor, nn
 from prunelab.errors import UserError
 from prunelab.mask import MASK_SUFFIX
 
+POSITIONS = "tgt_embed.1.pe"
+"""Ends the name of a transformer's table of positions: 5000 rows that the network computes itself."""
+
+
+def own_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict without what the network computes itself: ten megabytes of positions, full size."""
+    return {name: value for name, value in state.items() if not name.endswith(POSITIONS)}
+
 
 def dense(tensor: Tensor) -> Tensor:
     """A strided float32 copy of a stored floating-point tensor; others stay as they are.
@@ -32,7 +40,9 @@ def _shape(tensor: Tensor | None) -> str:
 def load_original(
     model: nn.Module, state: Mapping[str, Tensor], source: str = "checkpoint", *, masks_optional: bool = False
 ) -> None:
-    """Load a state dict strictly, in place.
+    """Load a state dict strictly, in place; only a table of positions may be missing.
+
+    A layer that is shared has its tensors under each of its names, as in the original's files.
 
     Args:
         model: the network, dense or masked.
@@ -47,6 +57,7 @@ def load_original(
     wanted = model.state_dict()
     if masks_optional and not any(name.endswith(MASK_SUFFIX) for name in state):
         wanted = {name: value for name, value in wanted.items() if not name.endswith(MASK_SUFFIX)}
+    wanted = {name: value for name, value in wanted.items() if name in state or not name.endswith(POSITIONS)}
     names = [*wanted, *(name for name in state if name not in wanted)]
     different = [
         name
@@ -64,8 +75,15 @@ def load_original(
 def _complaint(
     wanted: Mapping[str, Tensor], state: Mapping[str, Tensor], different: list[str], source: str
 ) -> str:
+    pairs = {name: (state.get(name), wanted.get(name)) for name in different}
+    sizes = {_rows(theirs, ours) for theirs, ours in pairs.values()}
+    if len(different) > 1 and len(sizes) == 1 and None not in sizes:
+        # Nothing but the embedding and the output layer has a row a word.
+        ((theirs, ours),) = (size for size in sizes if size is not None)
+        return f"{source} has a vocabulary of {theirs} tokens, the model one of {ours} (vocab_size)"
     listed = ", ".join(
-        f"{name} {_shape(state.get(name))} (expected {_shape(wanted.get(name))})" for name in different[:3]
+        f"{name} {_shape(theirs)} (expected {_shape(ours)})"
+        for name, (theirs, ours) in list(pairs.items())[:3]
     )
     more = f" and {len(different) - 3} more" if len(different) > 3 else ""
     masks_differ = all(name.endswith(MASK_SUFFIX) for name in different)
@@ -75,3 +93,10 @@ def _complaint(
     elif masks_differ:
         hint = "; it holds no masks: load it into the dense model"
     return f"{source} does not fit the model: {listed}{more}{hint}"
+
+
+def _rows(theirs: Tensor | None, ours: Tensor | None) -> tuple[int, int] | None:
+    """The numbers of rows of two tensors that are alike in all else."""
+    if theirs is None or ours is None or not theirs.ndim or theirs.shape[1:] != ours.shape[1:]:
+        return None
+    return theirs.shape[0], ours.shape[0]
