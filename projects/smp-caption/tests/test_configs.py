@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import ast
+import functools
 import inspect
 import re
+import runpy
 import shlex
-from dataclasses import fields
+from collections import Counter
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +21,11 @@ from hypothesis import strategies as st
 from prunelab.config import from_plain, to_plain, yaml_text
 from prunelab.doors import field_docs, read_yaml
 from prunelab.errors import UserError
+from prunelab.mask import MaskSpec
 from smp_caption import cli
 from smp_caption import config as config_module
 from smp_caption.config import Config, ModelConfig, QuirksConfig
-from smp_caption.lowering import FIELDS, lower, read_flat
+from smp_caption.lowering import FIELDS, lower, read_flat, run_folder, start_place
 from smp_caption.model import build
 from smp_caption.pruner import mask_spec
 
@@ -29,25 +33,23 @@ PROJECT = Path(__file__).resolve().parents[1]
 CONFIGS = sorted((PROJECT / "config").rglob("*.yaml"))
 NAMES = [str(path.relative_to(PROJECT)) for path in CONFIGS]
 
-# Fields that an Up-Down configuration of the paper does not have to name: they belong to other models, to
-# self-critical training, or to where and how a run is made rather than to what it computes.
+# Fields about where and how a run is made rather than what it computes: no file names them.
 NOT_IN_FILES = {
-    *cli._TRANSFORMER,
-    *cli._RELATION,
-    *(f.name for f in fields(config_module.ScstConfig)),
-    *(
-        "drop_prob_layer",
-        "radix_base",
-        "cached_tokens",
-        "log_dir",
-        "output",
-        "resume",
-        "resume_training",
-        "console_every",
-    ),
-    *("keep_last", "logging_level", "device", "amp", "compile", "max_steps", "dry_run", "fake_data", "tour"),
+    *("log_dir", "output", "resume", "resume_training", "console_every", "keep_last", "logging_level"),
+    *("device", "amp", "compile", "max_steps", "dry_run", "fake_data", "tour"),
 }
-DENSE_NEEDS = {"prune_type"}
+UP_DOWN_FIELDS = {*cli.UP_DOWN_FLAGS, "use_bn"}
+TRANSFORMER_FIELDS = {*cli.TRANSFORMER_FLAGS, *cli.RELATION_FLAGS, "drop_prob_layer"}
+
+# What the specification of the published system counts: weights, those of them that are masked, masks.
+PUBLISHED = {
+    "up_down_lstm": (53_151_538, 53_122_512, 11),
+    "relation_transformer": (55_443_777, 55_332_864, 1 + 6 * (4 + 8 + 2) + 6 * (4 + 4 + 2) + 2),
+    "transformer": (55_440_657, None, None),
+    "config/acort/base.yaml": (14_979_347, None, None),
+    "config/acort/small.yaml": (4_213_779, None, None),
+}
+OTHER_SIZES = {"config/acort/base_al.yaml", "config/ort/small.yaml", "config/ort/xsmall.yaml"}
 
 DIFFERENT_FROM_THE_ORIGINAL = {
     "dataset_dir": "a path of the authors' machine in the original: resolved from PRUNELAB_DATA",
@@ -67,14 +69,26 @@ def header(path: Path) -> str:
 
 
 def test_number_of_shipped_configurations() -> None:
-    assert len(CONFIGS) == 9
-    assert len([path for path in CONFIGS if path.parent.name == "up_down"]) == 5
+    counted = Counter(path.parent.name for path in CONFIGS)
+    assert counted == {"up_down": 32, "ort": 30, "acort": 5, "flickr1k": 8, "tiny": 3}
+
+
+def test_files_are_what_their_table_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(PROJECT / "scripts")
+    written = runpy.run_path(str(PROJECT / "scripts/make_configs.py"))["write"](tmp_path)
+    texts = {str(path.relative_to(tmp_path)): path.read_text(encoding="utf-8") for path in written}
+    assert texts == {str(path.relative_to(PROJECT / "config")): path.read_text("utf-8") for path in CONFIGS}
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=NAMES)
 def test_configuration_says_what_it_is_and_equals_its_command_line(path: Path) -> None:
     text = header(path)
-    for part in ("row", "Expected:", "Time and hardware:", "Command"):
+    for part in (
+        "row" if path.parent.name != "acort" else "ACORT",
+        "Expected:",
+        "Time and hardware:",
+        "Command",
+    ):
         assert part in text
     assert f"--config {path.relative_to(PROJECT)}" in text
     flags = re.search(r"The same as flags:\n(.*)", text, re.DOTALL)
@@ -86,25 +100,84 @@ def test_configuration_says_what_it_is_and_equals_its_command_line(path: Path) -
 
 @pytest.mark.parametrize("path", CONFIGS, ids=NAMES)
 def test_configuration_is_complete_in_one_file(path: Path) -> None:
-    values = read_flat(str(path))
+    cfg, values = load(path), read_flat(str(path))
     wanted = {f.name for cls in FIELDS.groups.values() for f in fields(cls)} - NOT_IN_FILES
-    if not load(path).model.pruned:
-        wanted -= {f.name for f in fields(config_module.PruneConfig)} - DENSE_NEEDS
+    wanted -= TRANSFORMER_FIELDS if cfg.model.caption_model in config_module.UP_DOWN else UP_DOWN_FIELDS
+    if cfg.data.tokenizer != "radix":
+        wanted -= {"radix_base"}
+    if not cfg.model.pruned:
+        wanted -= {f.name for f in fields(config_module.PruneConfig)} - {"prune_type"}
+    if cfg.scst.scst_start_epoch < 0:
+        wanted -= {f.name for f in fields(config_module.ScstConfig)} | {"cached_tokens"}
     assert wanted == set(values)
 
 
-@pytest.mark.parametrize("path", [p for p in CONFIGS if p.parent.name == "up_down"])
-def test_configuration_of_the_paper_builds_its_model_with_the_published_number_of_weights(path: Path) -> None:
-    cfg = load(path)
-    assert cfg.quirks == QuirksConfig.of("faithful")
+@functools.cache
+def counts(cfg: ModelConfig, mask: MaskSpec | None) -> tuple[int, int, int]:
+    """Weights, those that are masked, and masks of a network."""
     with torch.device("meta"):
-        model = build(cfg.model, mask_spec(cfg.model, cfg.prune))
-    masks = [p for name, p in model.named_parameters() if name.endswith("_pruning_mask")]
-    weights = sum(p.numel() for p in model.parameters()) - sum(p.numel() for p in masks)
-    assert weights == 53_151_538
-    if cfg.model.pruned:
-        assert len(masks) == 11
-        assert sum(p.numel() for p in masks) == 53_122_512
+        model = build(cfg, mask)
+    masks = [p.numel() for name, p in model.named_parameters() if name.endswith("_pruning_mask")]
+    return sum(p.numel() for p in model.parameters()) - sum(masks), sum(masks), len(masks)
+
+
+def counted(cfg: Config) -> tuple[int, int, int]:
+    """The same; nothing but sizes is left, so that rows that prune in another way share an answer."""
+    sizes = replace(cfg.model, vocab_size=cfg.network_vocab_size, drop_prob_lm=0, drop_prob_src=0)
+    return counts(sizes, mask_spec(cfg.model, cfg.prune))
+
+
+PAPERS = [path for path in CONFIGS if path.parent.name in ("up_down", "ort", "acort")]
+
+
+@pytest.mark.parametrize("path", PAPERS, ids=[str(path.relative_to(PROJECT)) for path in PAPERS])
+def test_configuration_of_the_paper_builds_its_model_with_the_published_number_of_weights(path: Path) -> None:
+    cfg, name = load(path), str(path.relative_to(PROJECT))
+    assert cfg.quirks == QuirksConfig.of("faithful")
+    found = counted(cfg)
+    if name in OTHER_SIZES:
+        assert 0 < found[0] < PUBLISHED["relation_transformer"][0]
+        return
+    weights, masked, masks = PUBLISHED.get(
+        name.replace("scst_", "") if "acort" in name else cfg.model.caption_model.removesuffix("_prune"),
+    ) or pytest.fail(f"{name}: no published count")
+    assert found == ((weights, masked, masks) if cfg.model.pruned else (weights, 0, 0))
+
+
+def test_plain_transformer_has_the_published_number_of_weights() -> None:
+    cfg = lower(cli.parse_train(["--caption_model", "transformer"]))
+    assert counted(cfg)[0] == PUBLISHED["transformer"][0]
+
+
+@pytest.mark.parametrize("path", [path for path in CONFIGS if path not in PAPERS])
+def test_small_configuration_builds_a_small_model(path: Path) -> None:
+    weights, masked, _ = counted(load(path))
+    assert 0 < weights < 3e6
+    assert (masked > 0) == load(path).model.pruned
+
+
+def test_files_start_from_runs_that_other_files_make() -> None:
+    folders = {str(run_folder(load(path))) for path in CONFIGS}
+    started = [start for path in CONFIGS if (start := load(path).run.start_from)]
+    assert len(started) > 30
+    for start in started:
+        run = Path(start).parent if start.endswith("model_best_bin_mask.pth") else Path(start)
+        assert str(run) in folders
+
+
+def test_start_from_a_run_is_found_where_runs_were_moved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    cfg = load(PROJECT / "config/ort/hard_dist_0.95.yaml")
+    assert start_place(cfg) == Path("runs/ort_dense")
+    monkeypatch.setenv("PRUNELAB_RUNS", str(tmp_path / "moved"))
+    assert start_place(cfg) == Path("runs/ort_dense")
+    (tmp_path / "moved/ort_dense").mkdir(parents=True)
+    assert start_place(cfg) == tmp_path / "moved/ort_dense"
+    (tmp_path / "runs/ort_dense").mkdir(parents=True)
+    assert start_place(cfg) == Path("runs/ort_dense")
+    assert start_place(load(PROJECT / "config/ort/dense.yaml")) is None
 
 
 def test_values_that_differ_from_the_original_are_known() -> None:

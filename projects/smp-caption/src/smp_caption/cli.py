@@ -113,7 +113,7 @@ _COLLATE: Flags = {
     "input_att_dir": _text,
     "att_feat_size": int,
 }
-_UP_DOWN: Flags = {
+UP_DOWN_FLAGS: Flags = {
     "input_fc_dir": _text,
     "rnn_size": int,
     "input_encoding_size": int,
@@ -122,7 +122,7 @@ _UP_DOWN: Flags = {
     "fc_feat_size": int,
     "logit_layers": int,
 }
-_TRANSFORMER: Flags = {
+TRANSFORMER_FLAGS: Flags = {
     "d_model": int,
     "dim_feedforward": int,
     "num_layers": int,
@@ -133,13 +133,13 @@ _TRANSFORMER: Flags = {
     "share_layer_encoder": _layers,
     "share_layer_decoder": _layers,
 }
-_RELATION: Flags = {
+RELATION_FLAGS: Flags = {
     "input_rel_box_dir": _text,
     "no_box_trigonometric_embedding": bool,
 }
 
 _METHODS: Flags = {"prune_gradual_frequency": int, "scst_end_in_reward": bool}
-_TRANSFORMER_METHODS: Flags = {"drop_prob_layer": none_word(float)}
+_LAYER_METHODS: Flags = {"drop_prob_layer": none_word(float)}
 """Our own flags of what is computed, where the original has fixed numbers."""
 
 _RUN_FLAGS: Flags = {
@@ -166,11 +166,11 @@ def _groups_for(chosen: dict[str, str]) -> list[tuple[str, Flags]]:
         groups.append(("radix tokenizer", _RADIX))
     groups.append(("batches", _COLLATE))
     if model in config.UP_DOWN:
-        groups.append(("Up-Down", _UP_DOWN))
+        groups.append(("Up-Down", UP_DOWN_FLAGS))
     else:
-        groups.append(("transformers", _TRANSFORMER))
+        groups.append(("transformers", TRANSFORMER_FLAGS))
     if model.startswith("relation"):
-        groups.append(("relation transformer", _RELATION))
+        groups.append(("relation transformer", RELATION_FLAGS))
     return groups
 
 
@@ -183,9 +183,9 @@ ALL_GROUPS: list[tuple[str, Flags]] = [
     ("tokenizer", _TOKENS),
     ("radix tokenizer only", _RADIX),
     ("batches", _COLLATE),
-    ("Up-Down only", _UP_DOWN),
-    ("transformers only", _TRANSFORMER),
-    ("relation transformer only", _RELATION),
+    ("Up-Down only", UP_DOWN_FLAGS),
+    ("transformers only", TRANSFORMER_FLAGS),
+    ("relation transformer only", RELATION_FLAGS),
 ]
 
 
@@ -221,7 +221,7 @@ def train_parser(chosen: dict[str, str] | None = None) -> Parser:
     docs["print_config"] = "print the configuration as YAML and stop"
     add_own_flags(parser, {"tour": bool, "resume": bool, "output": _text, "config": str}, docs)
     up_down = chosen is not None and chosen["caption_model"] in config.UP_DOWN
-    add_own_flags(parser, _METHODS if up_down else _METHODS | _TRANSFORMER_METHODS, docs)
+    add_own_flags(parser, _METHODS if up_down else _METHODS | _LAYER_METHODS, docs)
     parser.add_own_argument("--model_size", choices=MODEL_SIZES, help=docs["model_size"])
     add_own_flags(parser, _RUN_FLAGS, docs)
     parser.add_pairs()
