@@ -35,8 +35,8 @@ def begin(network: TransformerNetwork, encoded: Encoded) -> State:
         values (B, H, S, W) of each distinct decoder layer. ``per_beam``: ``time``, the number of tokens so
         far, and ``caches``, keys and values (N, H, T, W).
     """
-    decoder = network.body.decoder
-    distinct = [decoder.layers[decoder.order.index(place)] for place in range(max(decoder.order) + 1)]
+    order, layers = network.body.decoder.order, network.body.decoder_layers
+    distinct = [layers[order.index(place)] for place in range(max(order) + 1)]
     source = [layer.src_attn.keys_values(encoded.memory) for layer in distinct]
     return State(per_image={"source": source, "bias": encoded.bias}, per_beam={"time": 0, "caches": {}})
 
@@ -48,7 +48,7 @@ def step(network: TransformerNetwork, tokens: Tensor, state: State) -> tuple[Ten
     caches: dict[int, tuple[Tensor, Tensor]] = dict(state.per_beam["caches"])
     words, positions = body.tgt_embed
     x = positions(words(tokens).unsqueeze(1), time)  # (N, 1, D)
-    for depth, (place, layer) in enumerate(zip(body.decoder.order, body.decoder.layers, strict=True)):
+    for depth, (place, layer) in enumerate(zip(body.decoder.order, body.decoder_layers, strict=True)):
         key = {"exact": depth, "mixed": place, "none": None}[network.caching]
         x = _layer(layer, x, caches, key, kept["source"][place], kept["bias"])
     log_probs = body.generator(body.decoder.norm(x)).squeeze(1)

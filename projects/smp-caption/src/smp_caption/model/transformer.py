@@ -220,6 +220,16 @@ class Body(nn.Module):
         self.tgt_embed = nn.Sequential(Words(cfg, mask), Positions(cfg))
         self.generator = Generator(cfg, mask)
 
+    @property
+    def encoder_layers(self) -> list[EncoderLayer]:
+        """The encoder's layer at each depth."""
+        return [layer for layer in self.encoder.layers if isinstance(layer, EncoderLayer)]
+
+    @property
+    def decoder_layers(self) -> list[DecoderLayer]:
+        """The decoder's layer at each depth."""
+        return [layer for layer in self.decoder.layers if isinstance(layer, DecoderLayer)]
+
 
 def region_embedding(cfg: ModelConfig, mask: MaskSpec | None) -> nn.Sequential:
     """From features to the encoder's width."""
@@ -260,7 +270,7 @@ class TransformerNetwork(Network):
         encoded, body = self.encode(inputs), self.body
         x = body.tgt_embed(seqs)
         bias = bias_of(visible(seqs, self.cfg.pad_token_id), x)
-        for layer in body.decoder.layers:
+        for layer in body.decoder_layers:
             x = layer(x, encoded, bias)
         return body.generator(body.decoder.norm(x))
 
@@ -300,6 +310,6 @@ class Transformer(TransformerNetwork):
         bias = None
         if inputs.att_masks is not None and not bool(inputs.att_masks.all()):
             bias = bias_of(inputs.att_masks[:, None, None], x)
-        for layer in self.core.encoder.layers:
+        for layer in self.core.encoder_layers:
             x = layer(x, bias)
         return Encoded(self.core.encoder.norm(x), bias)
