@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from expansionnet.reward import Reward, average_baseline
+from expansionnet.reward import Reward
 from expansionnet.steps import scst_loss
+from prunelab.caption.reward import average_baseline
 from testing.parity import Folder, of_kind
 
 from .recorded import beside
@@ -30,7 +31,7 @@ def raw_captions(folder: Folder) -> list[list[str]]:
 
 def recorded_reward(folder: Folder) -> Reward:
     reward = Reward.from_references(raw_captions(folder), end=True)
-    reward.scorer.sigma = folder.facts["sigma"]
+    reward.metric.scorer.sigma = folder.facts["sigma"]
     return reward
 
 
@@ -84,7 +85,7 @@ def test_a_baseline_of_one_caption_a_picture_gives_the_recorded_loss(folder: Fol
 @of_kind("cider_reward")
 def test_frequencies_and_the_number_of_pictures_are_those_recorded(folder: Folder) -> None:
     io = folder.json("io*.json")
-    table = Reward.from_references(raw_captions(folder), end=True).scorer.frequency
+    table = Reward.from_references(raw_captions(folder), end=True).metric.frequency
     assert table.idf_absent == pytest.approx(io["log_num_images"], rel=1e-12)
     assert math.exp(table.idf_absent) == pytest.approx(table.images)
     counts = table.counts()

@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from expansionnet.reward import Reward, average_baseline
+from expansionnet.reward import Reward
 from expansionnet.schedules import make_schedule
 from expansionnet.scst import draw_and_score
 from expansionnet.steps import Updates, make_optimizer, scst_step
+from prunelab.caption.reward import average_baseline
 from prunelab.decode import Draw
 from testing.parity import Folder, of_kind
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from expansionnet.reward import Reward, average_baseline, signature
+from expansionnet.reward import Reward, signature
 from expansionnet.vocabulary import Vocabulary
 from prunelab.bench.reference_caption import cider_d, document_frequency
 from prunelab.errors import UserError
@@ -58,11 +58,6 @@ def test_a_caption_cut_off_is_worth_less_where_the_end_counts() -> None:
     whole, cut = ["two", "dogs", "play", "EOS"], ["two", "dogs", "play"]
     scores = reward.of_words([[whole, cut]], [1])[0]
     assert scores[0] > scores[1]
-
-
-def test_the_baseline_of_a_sample_is_the_mean_of_the_others() -> None:
-    r = torch.tensor([[1.0, 2.0, 6.0]], dtype=torch.float64)
-    assert average_baseline(r).tolist() == [[4.0, 3.5, 1.5]]
 
 
 def test_captions_that_can_earn_nothing_are_refused_before_training() -> None:

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from expansionnet.config import ScstConfig
 from expansionnet.model import ExpansionNet
-from expansionnet.scst import Samples, behind_end, draw_and_score, greedy
+from expansionnet.scst import Samples, draw_and_score, greedy
+from prunelab.decode.samples import behind_end
 
 from .small import WORDS, captioner
 
@@ -123,8 +124,3 @@ def test_the_greedy_caption_holds_the_likeliest_words_without_dropout() -> None:
         alive = ~(written == WORDS.eos).any(1)
         assert torch.equal(found[alive, 0, place], likeliest[alive])
         written = torch.cat([written, likeliest.unsqueeze(1)], 1)
-
-
-def test_what_lies_behind_the_end() -> None:
-    tokens = torch.tensor([[7, WORDS.eos, WORDS.eos, 7], [7, 7, 7, WORDS.eos]])
-    assert behind_end(tokens, WORDS.eos).tolist() == [[False, False, True, True], [False] * 4]

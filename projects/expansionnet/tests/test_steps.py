@@ -54,7 +54,7 @@ def gradients(model: ExpansionNet, loss: Tensor) -> list[Tensor]:
 def in_ranks(monkeypatch: pytest.MonkeyPatch, total: float, world: int = 2) -> None:
     """Let this process be one of several that count ``total`` together."""
     monkeypatch.setattr(steps.dist, "world_size", lambda: world)
-    monkeypatch.setattr(steps.distributed, "all_reduce", lambda tensor: tensor.fill_(total))
+    monkeypatch.setattr(steps.dist.distributed, "all_reduce", lambda tensor: tensor.fill_(total))
 
 
 def test_cross_entropy_is_the_mean_over_words_and_its_logs_hold_no_graph() -> None:

@@ -6,13 +6,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from expansionnet.text import reward_words
-from prunelab.caption.cider_d import CiderD
 from prunelab.caption.frequency import DocumentFrequency
 from prunelab.caption.references import cook
+from prunelab.caption.reward import CaptionReward
 from prunelab.errors import UserError
 
 END = "EOS"
@@ -39,9 +38,13 @@ class Reward:
     def __init__(self, references: Sequence[Sequence[str]], *, end: bool) -> None:
         self.end = end
         cooked = cook(references)
-        self.scorer = CiderD(DocumentFrequency.from_references(cooked))
-        self.references = self.scorer.weigh(cooked)
-        self._check()
+        self.metric = CaptionReward(frequency=DocumentFrequency.from_references(cooked))
+        self.references = self.metric.weigh(cooked)
+        if not (self.metric.of_references(self.references) > 0).any():  # in one picture nothing is rare
+            raise UserError(
+                f"captions_path: the reward of every reference of {len(references)} training pictures is 0, "
+                "expected captions that differ from picture to picture"
+            )
 
     @classmethod
     def from_references(cls, captions: Sequence[Sequence[str]], *, end: bool) -> Reward:
@@ -56,16 +59,6 @@ class Reward:
             [[" ".join([*reward_words(raw), *ending]) for raw in image] for image in captions], end=end
         )
 
-    def _check(self) -> None:
-        """Before any training: a caption itself must be worth something (in one picture nothing is rare)."""
-        cooked = self.references.cooked
-        first = [cooked.captions[place] for place in cooked.first_caption[:-1].tolist()]
-        if not (self.scorer.score(self.references, first) > 0).any():
-            raise UserError(
-                f"captions_path: the reward of every reference of {len(first)} training pictures is 0, "
-                "expected captions that differ from picture to picture"
-            )
-
     def of_words(self, samples: Sequence[Sequence[Sequence[str]]], images: Sequence[int]) -> Tensor:
         """Score B x K captions.
 
@@ -77,10 +70,8 @@ class Reward:
         Returns:
             (B, K) float64.
         """
-        texts = [" ".join(self._counted(words)) for image in samples for words in image]
-        places = [place for place, image in zip(images, samples, strict=True) for _ in image]
-        scores = torch.from_numpy(self.scorer.score(self.references, texts, places))
-        return scores.view(len(samples), -1)
+        texts = [[" ".join(self._counted(words)) for words in image] for image in samples]
+        return self.metric.score(texts, self.references, images)
 
     def of_tokens(self, tokens: Tensor, images: Sequence[int], words: Sequence[str], eos: int) -> Tensor:
         """Score B x K captions given as ids.
@@ -111,15 +102,3 @@ def signature(*, end: bool, num_samples: int, baseline: str) -> str:
     return (
         f"{'STANDARD' if end else 'NO<EOS>'}_wInit+Cider-D[n4,s6.0]+{baseline}[nspi{num_samples}]+{VERSION}"
     )
-
-
-def average_baseline(rewards: Tensor) -> Tensor:
-    """Mean reward of the picture's other samples.
-
-    Args:
-        rewards: (B, K).
-
-    Returns:
-        (B, K).
-    """
-    return (rewards.sum(dim=1, keepdim=True) - rewards) / (rewards.shape[1] - 1)

@@ -21,6 +21,7 @@ from expansionnet.model import ExpansionNet, cached, prefix
 from expansionnet.vocabulary import Vocabulary
 from prunelab import decode
 from prunelab.decode import DecodeOptions, Draw, multinomial_draw
+from prunelab.decode.samples import behind_end, trimmed
 from prunelab.tracked import evaluating
 
 
@@ -69,7 +70,7 @@ def draw_and_score(
         state = cached.begin(model, encoded.detach(), pads)
         options = _options(cfg, vocabulary, cfg.num_samples)
         tokens = decode.sample(cached.stepper(model), state, options, draw=draw).tokens
-    return score(model, encoded, pads, _trimmed(tokens, vocabulary.eos), vocabulary)
+    return score(model, encoded, pads, trimmed(tokens, vocabulary.eos), vocabulary)
 
 
 def greedy(
@@ -110,25 +111,6 @@ def score(
     losses = word_losses(model.decode(encoded, before, pads), rows, overwrite=True)
     counted = -losses.masked_fill(behind_end(rows, vocabulary.eos), 0.0)
     return Samples(tokens=tokens, log_probs=counted.view_as(tokens))
-
-
-def behind_end(tokens: Tensor, eos: int) -> Tensor:
-    """Where the end came earlier.
-
-    Args:
-        tokens: (..., L) ids after the start.
-        eos: id of the end.
-
-    Returns:
-        (..., L) of bool.
-    """
-    ends = (tokens == eos).long()
-    return ends.cumsum(dim=-1) > ends
-
-
-def _trimmed(tokens: Tensor, eos: int) -> Tensor:
-    """Without the columns that lie behind every sample's end."""
-    return tokens[..., : int((~behind_end(tokens, eos)).sum(dim=-1).max())]
 
 
 def _options(

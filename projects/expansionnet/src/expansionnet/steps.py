@@ -24,18 +24,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
 from expansionnet.config import Config, OptimConfig
 from expansionnet.loss import smoothed_cross_entropy
 from expansionnet.model import ExpansionNet
 from expansionnet.radam import RAdam
-from expansionnet.reward import Reward, average_baseline
-from expansionnet.scst import behind_end, draw_and_score, greedy
+from expansionnet.reward import Reward
+from expansionnet.scst import draw_and_score, greedy
 from expansionnet.vocabulary import Vocabulary
 from prunelab import dist
+from prunelab.caption.reward import average_baseline
 from prunelab.decode import Draw
+from prunelab.decode.samples import behind_end
 from prunelab.errors import UserError
 from prunelab.optim import Schedule, guarded_step
 
@@ -160,11 +162,7 @@ def _shared(count: Tensor, cfg: Config) -> Tensor:
 
     Under the quirk that is its own count; else the mean count of a process.
     """
-    if cfg.quirks.mean_of_means or dist.world_size() == 1:
-        return count
-    total = count.double()
-    distributed.all_reduce(total)
-    return total / dist.world_size()
+    return count if cfg.quirks.mean_of_means else dist.mean_over_ranks(count)
 
 
 class Updates:
