@@ -20,14 +20,17 @@ from prunelab.mask.layers import (
     use_samples,
     weights_of,
 )
+from prunelab.mask.pruning import Gradual, Pruning, Supermask
 from prunelab.mask.sparsity import (
     GradualSchedule,
     SparsityLoss,
+    SparsityReport,
     active,
     anneal_rate,
     average,
     nnz,
     per_mask_sparsity,
+    report,
     sparsity_loss,
     total_sparsity,
 )
@@ -35,6 +38,7 @@ from prunelab.mask.supermask import MASK_SUFFIX, MaskSpec, masked_weight, round_
 
 __all__ = [
     "MASK_SUFFIX",
+    "Gradual",
     "GradualSchedule",
     "MaskSpec",
     "Masked",
@@ -42,7 +46,10 @@ __all__ = [
     "MaskedEmbedding",
     "MaskedLSTMCell",
     "MaskedLinear",
+    "Pruning",
     "SparsityLoss",
+    "SparsityReport",
+    "Supermask",
     "active",
     "anneal_rate",
     "apply_masks",
@@ -60,6 +67,7 @@ __all__ = [
     "parse_scope",
     "per_mask_sparsity",
     "prune_smallest",
+    "report",
     "round_mask",
     "sample_mask",
     "snip",

@@ -51,6 +51,55 @@ def per_mask_sparsity(masks: Mapping[str, Tensor], kind: MaskKind) -> dict[str, 
     return {name: total_sparsity({name: mask}, kind) for name, mask in masks.items()}
 
 
+@dataclass(frozen=True, kw_only=True)
+class SparsityReport:
+    """How many weights masks keep."""
+
+    kept: dict[str, int]
+    """Weights that each mask keeps, by the mask's name."""
+    sizes: dict[str, int]
+    """All weights behind each mask."""
+
+    @property
+    def nnz(self) -> int:
+        """Masked weights that are kept, all masks together."""
+        return sum(self.kept.values())
+
+    @property
+    def size(self) -> int:
+        """All masked weights."""
+        return sum(self.sizes.values())
+
+    @property
+    def sparsity(self) -> float:
+        """Share of the masked weights that is pruned, in [0, 1]."""
+        return 1 - self.nnz / self.size
+
+    @property
+    def each(self) -> dict[str, float]:
+        """The sparsity of each mask by its name."""
+        return {name: 1 - self.kept[name] / size for name, size in self.sizes.items()}
+
+    def crowded(self, limit: float = 0.999) -> list[str]:
+        """Names of masks that prune more than ``limit`` of their weights, so that hardly anything passes."""
+        return [name for name, sparsity in self.each.items() if sparsity > limit]
+
+    def __str__(self) -> str:
+        lines = [f"{100 * sparsity:6.2f} %  {name}" for name, sparsity in self.each.items()]
+        lines.append(
+            f"{100 * self.sparsity:6.2f} %  of {self.size} masked weights are 0, {self.nnz} are kept"
+        )
+        return "\n".join(lines)
+
+
+def report(masks: Mapping[str, Tensor], kind: MaskKind) -> SparsityReport:
+    """Count what masks keep, each and together; reads them (which a GPU waits for) once."""
+    _size(masks)
+    counts = torch.stack([nnz({name: mask}, kind).cpu() for name, mask in masks.items()]).tolist()
+    sizes = {name: mask.numel() for name, mask in masks.items()}
+    return SparsityReport(kept=dict(zip(masks, counts, strict=True)), sizes=sizes)
+
+
 def average(masks: Mapping[str, Tensor]) -> Tensor:
     """Mean of the raw mask values (logits for a supermask) over all entries of all masks together."""
     total = torch.stack([mask.detach().sum(dtype=torch.float64) for mask in masks.values()]).sum()
