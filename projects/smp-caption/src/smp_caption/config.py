@@ -423,6 +423,9 @@ class QuirksConfig(Quirks):
     uncached_pruned: bool = False
     """A pruned relation transformer decodes without attention caches, so that it sees the newest token alone,
     in validation and in self-critical training."""
+    target_of_all_masks: bool = False
+    """A checkpoint counts as best only when all masks together are near the sparsity target, also those
+    in ``prune_mask_freeze_scope`` and those taken from a checkpoint; else only masks that the run makes."""
     signed_snip: bool = False
     """SNIP ranks gradients with their sign; else by size."""
     gradients_through_samples: bool = False
