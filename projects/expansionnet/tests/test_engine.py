@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from expansionnet import engine
-from expansionnet.onnx_graphs import ENCODER, STEP
 from expansionnet.options import EngineOptions
 from prunelab.errors import UserError
+from prunelab.export import ENCODER, STEP
 
 POSITIONS = 12
 INPUTS: dict[str, dict[str, list[int | str]]] = {

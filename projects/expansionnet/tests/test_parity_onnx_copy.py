@@ -85,6 +85,8 @@ def test_exported_graphs_give_the_networks_log_probabilities(folder: Folder, tmp
     reports = export_onnx(captioner, tmp_path)
     assert max(report.difference for report in reports) <= folder.tolerance["pytorch_logprobs"]
     exported, forced = OnnxCaptioner(tmp_path, threads=1), torch.tensor(expected["pred"])
-    _, logs = walk(folder, exported.step, exported.begin(images(folder)), lambda place, _: forced[:, place])
+    _, logs = walk(
+        folder, exported.graphs.step, exported.begin(images(folder)), lambda place, _: forced[:, place]
+    )
     recorded = expected["pytorch_model_logprobs_for_same_tokens"]
     assert_near(logs, recorded, folder.tolerance["pytorch_logprobs"])

@@ -1,6 +1,6 @@
 """ONNX files that have proved themselves: none is written that computes other things than its model.
 
-`to_onnx` writes one, `Graph` runs one.
+`to_onnx` writes one, `Graph` runs one, `StepGraphs` the two of a captioner.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import math
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
+from prunelab.decode import State
 from prunelab.errors import UserError
 from prunelab.util import StrPath, atomic_write, human_bytes
 
@@ -170,6 +171,57 @@ class Graph:
             name: value.detach().contiguous().numpy() for name, value in feeds.items() if name in self.inputs
         }
         return [torch.from_numpy(array) for array in self._session.run(list(outputs), arrays)]
+
+
+ENCODER, STEP = "encoder.onnx", "step.onnx"
+"""Files of a captioner as two graphs: of the encoder, once a picture, and of a step, once a word."""
+
+
+class StepGraphs:
+    """A captioner as two graphs, which `prunelab.decode` searches like any other.
+
+    The encoder's graph reads pictures and writes what is of each picture. The step's reads the newest
+    ``tokens`` (N,) of all rows, for each row the ``picture`` (N,) that it is of, what is of each picture, and
+    caches with a row each; it writes ``log_probs`` (N, V) and, under their names with ``_next``, the caches.
+
+    Args:
+        folder: With both graphs, whose facts say what the ``model`` is.
+        encoded: Names of what the encoder says of pictures and the step reads.
+        caches: Names of the caches.
+        threads: Of onnxruntime; 0: its own choice.
+
+    Raises:
+        UserError: A file is missing or damaged, says nothing of its model, or onnxruntime is not installed.
+    """
+
+    def __init__(
+        self, folder: Path, *, encoded: Sequence[str], caches: Sequence[str], threads: int = 0
+    ) -> None:
+        self.encoder, self.stepper = (Graph(folder / name, threads=threads) for name in (ENCODER, STEP))
+        self.encoded, self.caches = tuple(encoded), tuple(caches)
+        self.facts = self.encoder.facts
+        if "model" not in self.facts:
+            raise UserError(f"{folder / ENCODER}: no graph of a captioner: it says nothing of its model")
+
+    def begin(self, pictures: Mapping[str, Tensor], caches: Sequence[Tensor]) -> State:
+        """Encode.
+
+        Args:
+            pictures: What the encoder reads, by name; what the step reads, too, is kept.
+            caches: As they are before the first word, with a row a picture.
+        """
+        image = {name: value for name, value in pictures.items() if name in self.stepper.inputs}
+        image |= dict(zip(self.encoded, self.encoder(self.encoded, pictures), strict=True))
+        return State(per_image=image, per_beam=tuple(caches))
+
+    def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
+        """Read a word of each row: log-probabilities (N, V) of the next, and the state after it."""
+        pictures, _ = replace(state, per_beam=None).size
+        picture = torch.arange(pictures).repeat_interleave(len(tokens) // pictures)
+        feeds = {**state.per_image, **dict(zip(self.caches, state.per_beam, strict=True))}
+        names = ("log_probs", *(f"{name}_next" for name in self.caches))
+        log_probs, *caches = self.stepper(names, {"tokens": tokens, "picture": picture, **feeds})
+        return log_probs.clamp(max=0.0), replace(state, per_beam=tuple(caches))
 
 
 def _need(package: str, what: str = "exporting to") -> Any:

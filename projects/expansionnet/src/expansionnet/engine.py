@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from expansionnet.cli import parse_onnx2tensorrt
-from expansionnet.onnx_graphs import ENCODER, STEP
 from expansionnet.options import EngineOptions
 from prunelab.errors import UserError, entry
+from prunelab.export import ENCODER, STEP
 
 PROGRAM = "trtexec"
 TOKENS = 144

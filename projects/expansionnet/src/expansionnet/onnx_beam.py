@@ -21,7 +21,7 @@ import prunelab.decode
 from expansionnet.config import DecodeConfig, ModelConfig
 from expansionnet.decoding import Captions, captions_of, options
 from expansionnet.layout import VOCABULARY_FILE
-from expansionnet.onnx_graphs import CACHES, ENCODED, ENCODER, STEP, empty_caches
+from expansionnet.onnx_graphs import CACHES, READ, empty_caches
 from expansionnet.preprocess import Preprocess
 from expansionnet.text import to_text
 from expansionnet.vocabulary import Vocabulary
@@ -29,9 +29,9 @@ from prunelab.config import from_plain
 from prunelab.data.pictures import Picture
 from prunelab.decode import DecodeOptions, State
 from prunelab.errors import UserError
-from prunelab.export import Graph
+from prunelab.export import ENCODER, StepGraphs
 
-# B pictures, S visual tokens, F their width, N rows, V words
+# B pictures, S visual tokens, F their width
 
 
 class OnnxCaptioner:
@@ -47,10 +47,8 @@ class OnnxCaptioner:
 
     def __init__(self, folder: str | Path, *, threads: int = 0) -> None:
         place = Path(folder)
-        self.encoder, self.stepper = (Graph(place / name, threads=threads) for name in (ENCODER, STEP))
-        facts, where = self.encoder.facts, str(place / ENCODER)
-        if "model" not in facts:
-            raise UserError(f"{where}: no graph of a captioner: it says nothing of its model")
+        self.graphs = StepGraphs(place, encoded=READ, caches=CACHES, threads=threads)
+        facts, where = self.graphs.facts, str(place / ENCODER)
         self.config = from_plain(ModelConfig, json.loads(facts["model"]), where=where)
         self.decode = from_plain(DecodeConfig, json.loads(facts["decode"]), where=where)
         self.black_pictures: bool = json.loads(facts["black_pictures"])
@@ -69,23 +67,11 @@ class OnnxCaptioner:
         feeds = {"images" if self.config.is_end_to_end else "features": x.float()}
         if not self.config.is_end_to_end:
             feeds["pads"] = torch.zeros(len(x), dtype=torch.int64) if pads is None else pads
-        _, keys, values = self.encoder(ENCODED, feeds)
-        image = {"keys": keys, "values": values, "pads": feeds.get("pads")}
-        return State(per_image=image, per_beam=empty_caches(self.config, len(x)))
-
-    def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
-        """Read a word of each row: log-probabilities (N, V) of the next, and the state after it."""
-        pictures = len(state.per_image["keys"])
-        feeds = {"tokens": tokens, **dict(zip(CACHES, state.per_beam, strict=True))}
-        feeds["picture"] = torch.arange(pictures).repeat_interleave(len(tokens) // pictures)
-        feeds |= {name: value for name, value in state.per_image.items() if value is not None}
-        names = ("log_probs", *(f"{name}_next" for name in CACHES))
-        log_probs, *caches = self.stepper(names, feeds)
-        return log_probs.clamp(max=0.0), State(per_image=state.per_image, per_beam=tuple(caches))
+        return self.graphs.begin(feeds, empty_caches(self.config, len(x)))
 
     def search(self, x: Tensor, options: DecodeOptions, *, pads: Tensor | None = None) -> Captions:
         """The best caption of each picture; see `expansionnet.decoding.search`."""
-        found = prunelab.decode.decode(self.step, self.begin(x, pads), options)
+        found = prunelab.decode.decode(self.graphs.step, self.begin(x, pads), options)
         return captions_of(found, options, 1)
 
     def options(self, beam_size: int | None = None) -> DecodeOptions:

@@ -20,18 +20,18 @@ from torch import Tensor, nn
 from expansionnet.config import ModelConfig
 from expansionnet.model import ExpansionNet, cached
 from prunelab.decode import State
-from prunelab.export import ExportReport, Simplify, to_onnx
+from prunelab.export import ENCODER, STEP, ExportReport, Simplify, to_onnx
 from prunelab.tracked import evaluating
 
-ENCODER, STEP = "encoder.onnx", "step.onnx"
-"""The graphs' files."""
 TOKENS = 9
 """Visual tokens of the example of features."""
 VECTORS = ("key", "cond", "class_a", "class_b")
 """What a decoder layer keeps of a word at width D."""
 CACHES = ("vectors", "queries", "forward")
 """What a step keeps of a row's words: (N, K, 4, T, D), (N, K, T, E) and (N, K, 2, T, E, T)."""
-ENCODED = ("encoded", "keys", "values")
+READ = ("keys", "values")
+"""What of it a step reads."""
+ENCODED = ("encoded", *READ)
 """What the encoder says of pictures: (B, S, D), and twice (B, K, H, S, D/H)."""
 
 
