@@ -153,11 +153,7 @@ class SelfCritical:
         Raises:
             UserError: an image without references.
         """
-        greedy = None
-        if self.cfg.scst_baseline == "greedy":
-            with torch.no_grad(), evaluating(network):
-                found = decode(network.step, network.begin(inputs), options_of(network.cfg, {}))
-                greedy = found.tokens  # (B, 1, L)
+        greedy = self.greedy(network, inputs) if self.cfg.scst_baseline == "greedy" else None
         tokens, log_probs = self.sample(network, inputs, draw)
         weighed = self.reward.cook([self.with_end(captions) for captions in references])
         scores = self._score(network, tokens, weighed)
@@ -168,6 +164,19 @@ class SelfCritical:
         reward = scores - baseline
         loss = scst_loss(log_probs, reward.to(log_probs), tokens != network.cfg.pad_token_id)
         return ScstLoss(loss=loss, reward=reward, baseline=baseline, tokens=tokens, greedy=greedy is not None)
+
+    def greedy(self, network: Network, inputs: Inputs) -> Tensor:
+        """The likeliest token at each place, in evaluation mode and without gradients.
+
+        Args:
+            network: in any mode, which it keeps.
+            inputs: B images.
+
+        Returns:
+            (B, 1, L).
+        """
+        with torch.no_grad(), evaluating(network):
+            return decode(network.step, network.begin(inputs), options_of(network.cfg, {})).tokens
 
     def sample(self, network: Network, inputs: Inputs, draw: Draw | None = None) -> tuple[Tensor, Tensor]:
         """Draw or search n captions of each image.
