@@ -9,18 +9,20 @@ import torch
 from torch import Tensor, nn
 
 from prunelab.mask import MaskSpec
-from smp_caption.config import ModelConfig
-from smp_caption.model import Inputs, Network, build
+from smp_caption.config import ModelConfig, QuirksConfig
+from smp_caption.model import Inputs, Network, build, choose_caching
 from testing.parity import Folder
-
-DENSE, PRUNED = "up_down_lstm", "up_down_lstm_prune"
 
 
 def model_config(folder: Folder) -> tuple[ModelConfig, dict[str, Any]]:
     """The folder's sizes, and the whole of its configuration."""
     plain = folder.json("config.json")
     known = {field.name for field in fields(ModelConfig)}
-    return ModelConfig(**{name: value for name, value in plain.items() if name in known}), plain
+    sizes = {name: tuple(x) if isinstance(x, list) else x for name, x in plain.items() if name in known}
+    if sizes.get("unk_token_id", 0) is None:  # tokens of which words are made: no one of them is unknown
+        sizes["unk_token_id"] = -1
+    # The recorded networks drop nothing out, with rates that no key of the configuration holds either.
+    return ModelConfig(**{"drop_prob_layer": folder.facts["dropout"], **sizes}), plain
 
 
 def model_of(folder: Folder, *, dense_class: bool = False) -> Network:
@@ -38,6 +40,12 @@ def recorded_model(folder: Folder) -> Network:
     """The model with the folder's weights."""
     model = model_of(folder)
     model.load_original(folder.weights("*_best.pth"))
+    return model
+
+
+def decoding_as(model: Network, *, original: bool) -> Network:
+    """The model, from now on with the original's caches, defects included, or with exact ones."""
+    choose_caching(model, QuirksConfig.of("faithful" if original else "fixed"))
     return model
 
 

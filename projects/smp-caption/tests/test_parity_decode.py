@@ -9,14 +9,25 @@ import torch
 
 from prunelab.decode import Decoded, decode
 from prunelab.errors import UserError
-from smp_caption.model import Network
+from smp_caption.config import RELATION_TRANSFORMERS, TRANSFORMERS
+from smp_caption.model import Network, TransformerNetwork
 from smp_caption.model.decoding import options_of
+from smp_caption.model.reference_transformer import begin_plain, step_plain
 from testing.parity import Folder, of_kind
 
-from .parity_models import DENSE, PRUNED, assert_within, image_of, images, inputs_of, model_of, recorded_model
+from .parity_models import (
+    assert_within,
+    decoding_as,
+    image_of,
+    images,
+    inputs_of,
+    model_of,
+    recorded_model,
+)
 
 
 def decoded(folder: Folder, model: Network, opt: dict[str, Any], *, original: bool) -> Decoded:
+    decoding_as(model, original=original)
     with torch.inference_mode():
         state = model.begin(images(inputs_of(folder)))
         return decode(model.step, state, options_of(model.cfg, opt, original=original))
@@ -41,21 +52,34 @@ def assert_recorded(folder: Folder, model: Network, entries: list[dict[str, Any]
 
 
 @pytest.mark.parity
-@of_kind("dense", "pruned", caption_model=(DENSE, PRUNED))
+@of_kind("dense", "pruned")
 def test_captions_of_every_option_are_the_recorded_ones(folder: Folder) -> None:
     entries = folder.json("decode.json")
     assert_recorded(folder, recorded_model(folder), entries, original=True)
 
 
 @pytest.mark.parity
-@of_kind("dense", "pruned", caption_model=(DENSE, PRUNED))
-def test_diverse_beams_of_the_fixed_preset_are_the_recorded_ones(folder: Folder) -> None:
+@of_kind("dense", "pruned")
+def test_captions_of_the_fixed_preset_are_the_recorded_ones(folder: Folder) -> None:
     entries = folder.json("decode_fixed.json")
     assert_recorded(folder, recorded_model(folder), entries, original=False)
 
 
 @pytest.mark.parity
-@of_kind("pruned", caption_model=PRUNED)
+@of_kind("dense", "pruned")
+def test_greedy_captions_without_mixed_caches_are_the_recorded_ones(folder: Folder) -> None:
+    expected = folder.json("expected_clean_greedy.json")
+    model = recorded_model(folder)
+    found = decoded(folder, model, {}, original=False)
+    tokens = torch.tensor(expected["seq"]).view_as(found.tokens)
+    assert torch.equal(found.tokens, tokens)
+    ended = (tokens == model.cfg.eos_token_id).cumsum(dim=2) - (tokens == model.cfg.eos_token_id).int() > 0
+    log_probs = torch.tensor(expected["seq_logprobs"]).view_as(found.log_probs).masked_fill(ended, 0.0)
+    assert_within(found.log_probs, log_probs, folder.tolerance["scores"])
+
+
+@pytest.mark.parity
+@of_kind("pruned")
 def test_sparse_export_in_the_dense_class_decodes_the_recorded_captions(folder: Folder) -> None:
     model = model_of(folder, dense_class=True)
     model.load_original(folder.weights("*_pruned_sparse.pth"))
@@ -63,7 +87,7 @@ def test_sparse_export_in_the_dense_class_decodes_the_recorded_captions(folder: 
 
 
 @pytest.mark.parity
-@of_kind("dense", "pruned", caption_model=(DENSE, PRUNED))
+@of_kind("dense", "pruned")
 def test_images_one_by_one_give_the_captions_of_the_batch(folder: Folder) -> None:
     model, batch = recorded_model(folder), inputs_of(folder)
     for opt in ({}, {"beam_size": 3}):
@@ -73,3 +97,17 @@ def test_images_one_by_one_give_the_captions_of_the_batch(folder: Folder) -> Non
                 state = model.begin(image_of(batch, place))
                 alone = decode(model.step, state, options_of(model.cfg, opt))
             assert torch.equal(alone.tokens[0], together.tokens[place])
+
+
+@pytest.mark.parity
+@of_kind("dense", "pruned", caption_model=(*TRANSFORMERS, *RELATION_TRANSFORMERS))
+def test_decoding_with_exact_caches_equals_reading_the_whole_sentence_again(folder: Folder) -> None:
+    model, inputs = decoding_as(recorded_model(folder), original=False), images(inputs_of(folder))
+    assert isinstance(model, TransformerNetwork)
+    shape = (inputs.images * 2, model.cfg.max_seq_length)
+    words = torch.randint(model.cfg.vocab_size, shape, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        ours, plain = model.begin(inputs).expand(2), begin_plain(model, inputs).expand(2)
+        for tokens in words.unbind(dim=1):
+            (found, ours), (expected, plain) = model.step(tokens, ours), step_plain(model, tokens, plain)
+            assert_within(found, expected, 1e-5)

@@ -14,18 +14,17 @@ from prunelab.errors import UserError
 from prunelab.mask import MASK_SUFFIX, draw_once, masks, use_samples
 from prunelab.mask.sparsity import average, nnz, per_mask_sparsity, sparsity_loss, total_sparsity
 from prunelab.optim import Schedule, guarded_step
-from smp_caption.config import Config, OptimConfig, PruneConfig
+from smp_caption.config import RELATION_TRANSFORMERS, Config, OptimConfig, PruneConfig
 from smp_caption.export_original import binary_mask_state, pruned_state, sparse_state
-from smp_caption.model import Network
+from smp_caption.model import Network, RelationTransformer
 from smp_caption.original import load_optimizer
 from smp_caption.steps import caption_loss, make_optimizer, make_schedule
 from testing.parity import Folder, of_kind
 
 from .parity_models import (
-    DENSE,
-    PRUNED,
     assert_gradients,
     assert_within,
+    images,
     inputs_of,
     model_config,
     model_of,
@@ -33,15 +32,13 @@ from .parity_models import (
     teach,
 )
 
-MODELS = (DENSE, PRUNED)
-
 
 def cross_entropy(log_probs: Tensor, batch: dict[str, Tensor]) -> Tensor:
     return caption_loss(log_probs, batch["seqs"], batch["masks"])
 
 
 @pytest.mark.parity
-@of_kind("dense", "pruned", caption_model=MODELS)
+@of_kind("dense", "pruned")
 def test_log_probs_loss_and_gradients_agree(folder: Folder) -> None:
     model, batch = recorded_model(folder), inputs_of(folder)
     recorded, expected = folder.arrays("expected.npz"), folder.json("expected.json")
@@ -54,7 +51,21 @@ def test_log_probs_loss_and_gradients_agree(folder: Folder) -> None:
 
 
 @pytest.mark.parity
-@of_kind("dense", "pruned", caption_model=MODELS)
+@of_kind("dense", "pruned", caption_model=RELATION_TRANSFORMERS)
+def test_embedded_regions_and_the_encoders_output_agree(folder: Folder) -> None:
+    recorded, inputs = folder.arrays("expected.npz"), images(inputs_of(folder))
+    model = recorded_model(folder)
+    assert isinstance(model, RelationTransformer)
+    found = {"att_embed_out": model.embed_regions(inputs)[0].att_feats, "memory": model.encode(inputs).memory}
+    compared = [name for name in found if name in recorded]
+    if not compared:
+        pytest.skip(f"{folder.path} records neither")
+    for name in compared:
+        assert_within(found[name], recorded[name], folder.tolerance["memory"], name)
+
+
+@pytest.mark.parity
+@of_kind("dense", "pruned")
 def test_label_smoothing_is_refused_as_recorded_and_mended_as_recorded(folder: Folder) -> None:
     recorded = folder.json("expected.json").get("label_smoothing")
     if recorded is None:
@@ -74,17 +85,17 @@ def test_label_smoothing_is_refused_as_recorded_and_mended_as_recorded(folder: F
 
 
 @pytest.mark.parity
-@of_kind("dense", "pruned", caption_model=MODELS)
+@of_kind("dense", "pruned")
 def test_leaving_out_the_last_column_changes_neither_the_others_nor_the_loss(folder: Folder) -> None:
     model, batch = recorded_model(folder), inputs_of(folder)
     whole, short = teach(model, batch), teach(model, batch, last_column=False)
-    assert short.shape[1] == whole.shape[1] - 1
-    torch.testing.assert_close(short, whole[:, :-1])
+    assert short.shape[1] == batch["seqs"].shape[-1] - 1
+    torch.testing.assert_close(short, whole[:, : short.shape[1]])
     torch.testing.assert_close(cross_entropy(short, batch), cross_entropy(whole, batch))
 
 
 @pytest.mark.parity
-@of_kind("dense", "pruned", caption_model=MODELS)
+@of_kind("dense", "pruned")
 def test_captions_as_a_third_dimension_are_the_same_captions(folder: Folder) -> None:
     model, batch = recorded_model(folder), inputs_of(folder)
     rows = batch["seqs"].view(len(batch["att_feats"]), -1, batch["seqs"].shape[1])
@@ -93,7 +104,7 @@ def test_captions_as_a_third_dimension_are_the_same_captions(folder: Folder) -> 
 
 
 @pytest.mark.parity
-@of_kind("dense", "pruned", caption_model=MODELS)
+@of_kind("dense", "pruned")
 def test_number_of_parameters_and_masks_agree(folder: Folder) -> None:
     model, expected = model_of(folder), folder.json("expected.json")
     count = sum(p.numel() for p in model.parameters())
@@ -112,7 +123,7 @@ def test_number_of_parameters_and_masks_agree(folder: Folder) -> None:
 
 
 @pytest.mark.parity
-@of_kind("pruned", caption_model=PRUNED)
+@of_kind("pruned")
 def test_sparsities_and_the_sparsity_loss_agree(folder: Folder) -> None:
     model, expected = recorded_model(folder), folder.json("expected.json")
     found, tolerance = masks(model), folder.tolerance
@@ -139,7 +150,7 @@ def test_sparsities_and_the_sparsity_loss_agree(folder: Folder) -> None:
 
 
 @pytest.mark.parity
-@of_kind("pruned", caption_model=PRUNED)
+@of_kind("pruned")
 def test_training_mode_with_the_recorded_samples_agrees(folder: Folder) -> None:
     recorded, expected = folder.arrays("expected.npz"), folder.json("expected.json")
     batch = inputs_of(folder)
@@ -156,7 +167,7 @@ def test_training_mode_with_the_recorded_samples_agrees(folder: Folder) -> None:
 
 
 @pytest.mark.parity
-@of_kind("pruned", caption_model=PRUNED)
+@of_kind("pruned")
 def test_masks_drawn_at_every_call_follow_the_recorded_path_where_the_logits_leave_no_choice(
     folder: Folder,
 ) -> None:
@@ -165,7 +176,7 @@ def test_masks_drawn_at_every_call_follow_the_recorded_path_where_the_logits_lea
     with torch.no_grad():
         for name, mask in masks(model).items():
             mask.copy_((recorded[f"sampled/{name}"].float() * 2 - 1) * 1e4)
-    log_probs = teach(model, batch)  # no context: every time step draws anew
+    log_probs = teach(model, batch)  # no context: every call draws anew
     assert_within(log_probs, recorded["train_logprobs"], folder.tolerance["logprobs"])
     with draw_once(model):
         assert_within(teach(model, batch), recorded["train_logprobs"], folder.tolerance["logprobs"])
@@ -214,7 +225,7 @@ def train_step(
 
 
 @pytest.mark.parity
-@of_kind("dense", "pruned", caption_model=MODELS)
+@of_kind("dense", "pruned")
 def test_optimiser_steps_end_at_the_recorded_parameters_and_optimiser_state(folder: Folder) -> None:
     model, expected = recorded_model(folder), folder.json("expected.json")
     tolerance, skipped = folder.tolerance, set(folder.facts["after_steps_not_compared"])
@@ -246,7 +257,7 @@ def test_optimiser_steps_end_at_the_recorded_parameters_and_optimiser_state(fold
 
 
 @pytest.mark.parity
-@of_kind("pruned", caption_model=PRUNED)
+@of_kind("pruned")
 def test_exports_equal_the_recorded_files(folder: Folder) -> None:
     model = recorded_model(folder)
     exports = {
@@ -272,7 +283,7 @@ def test_exports_equal_the_recorded_files(folder: Folder) -> None:
 
 
 @pytest.mark.parity
-@of_kind("pruned", caption_model=PRUNED)
+@of_kind("pruned")
 def test_pruned_weights_in_the_dense_class_give_the_log_probs_of_the_pruned_class(folder: Folder) -> None:
     batch, dense = inputs_of(folder), model_of(folder, dense_class=True)
     dense.load_original(folder.weights("*_pruned_sparse.pth"))
@@ -282,7 +293,7 @@ def test_pruned_weights_in_the_dense_class_give_the_log_probs_of_the_pruned_clas
 
 
 @pytest.mark.parity
-@of_kind("pruned", caption_model=PRUNED)
+@of_kind("pruned")
 def test_files_with_masks_are_refused_by_the_dense_class_with_a_hint(folder: Folder) -> None:
     dense = model_of(folder, dense_class=True)
     with pytest.raises(UserError, match="holds masks"):

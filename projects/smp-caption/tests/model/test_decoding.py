@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from prunelab.errors import UserError
-from smp_caption.config import ModelConfig
+from smp_caption.config import CAPTION_MODELS, UP_DOWN, ModelConfig
 from smp_caption.model.decoding import options_of
 
 CFG = ModelConfig(max_seq_length=9, eos_token_id=7)
@@ -50,6 +51,18 @@ def test_what_the_original_refused_is_refused_only_on_request(opt: dict[str, Any
     assert options_of(CFG, opt).max_length == 9
     with pytest.raises(UserError, match=message):
         options_of(CFG, opt, original=True)
+
+
+def test_bad_endings_stop_only_the_originals_transformers() -> None:
+    opt = {"remove_bad_endings": 1}
+    for name in CAPTION_MODELS:
+        cfg = replace(CFG, caption_model=name)
+        assert options_of(cfg, opt).max_length == 9
+        if name in UP_DOWN:
+            assert options_of(cfg, opt, original=True).max_length == 9
+        else:
+            with pytest.raises(UserError, match="remove_bad_endings 1 stopped"):
+                options_of(cfg, opt, original=True)
 
 
 def test_samples_are_asked_for_without_a_beam() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from prunelab.decode import DecodeOptions
 from prunelab.errors import UserError
-from smp_caption.config import ModelConfig
+from smp_caption.config import UP_DOWN, ModelConfig
 
 
 def options_of(cfg: ModelConfig, opt: Mapping[str, Any], *, original: bool = False) -> DecodeOptions:
@@ -15,7 +15,8 @@ def options_of(cfg: ModelConfig, opt: Mapping[str, Any], *, original: bool = Fal
 
     ``beam_size`` 1, ``num_random_sample`` 0, ``temperature`` 1, ``decoding_constraint`` 0, ``group_size`` 1,
     ``diversity_lambda`` 0.5, ``length_penalty`` "", ``suppress_UNK`` 0 (without effect in the original).
-    ``remove_bad_endings`` has no effect on an Up-Down captioner; other keys belong to others.
+    ``remove_bad_endings`` has no effect, and stopped the original's transformers. Other keys are left to
+    others.
 
     Args:
         cfg: length limit and special ids.
@@ -23,7 +24,8 @@ def options_of(cfg: ModelConfig, opt: Mapping[str, Any], *, original: bool = Fal
         original: record and restore beams as the original does, and refuse what it refused or could not run.
 
     Raises:
-        UserError: a value that is out of range, or (``original``) diverse beams or random samples of beams.
+        UserError: a value that is out of range, or (``original``) diverse beams, random samples of beams or
+            bad endings to remove.
     """
     beam_size, samples = int(opt.get("beam_size", 1)), int(opt.get("num_random_sample", 0))
     groups = int(opt.get("group_size", 1))
@@ -36,6 +38,11 @@ def options_of(cfg: ModelConfig, opt: Mapping[str, Any], *, original: bool = Fal
         raise UserError(
             f"beam_size {beam_size} goes with no num_random_sample ({samples}) in the original: "
             "expected beam_size 0"
+        )
+    if original and opt.get("remove_bad_endings", 0) and cfg.caption_model not in UP_DOWN:
+        raise UserError(
+            f"remove_bad_endings {opt['remove_bad_endings']} stopped the original's transformers: "
+            "expected 0, or preset fixed"
         )
     suppressed = bool(opt.get("suppress_UNK", 0)) and not original
     return DecodeOptions(
