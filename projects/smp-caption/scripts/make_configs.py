@@ -279,7 +279,7 @@ def small_ort_rows() -> Iterator[Row]:
     for name, width, hidden in (("small", "256", "1024"), ("xsmall", "104", "416")):
         yield Row(
             file=f"ort/{name}",
-            title=f"{COMPACT}, its comparison on COCO: ORT-{name} (d_model {width}).",
+            title=f"ORT-{name} (d_model {width}) on COCO, of ACORT's comparison; no row of these tables.",
             expected="no score is in the tables.",
             cost=cost(),
             flags={"caption_model": "relation_transformer", "d_model": width, "dim_feedforward": hidden},

@@ -59,6 +59,7 @@ DIFFERENT_FROM_THE_ORIGINAL = {
 }
 
 
+@functools.cache
 def load(path: Path) -> Config:
     return lower(cli.parse_train(["--config", str(path)]))
 
@@ -123,7 +124,7 @@ def counts(cfg: ModelConfig, mask: MaskSpec | None) -> tuple[int, int, int]:
 
 def counted(cfg: Config) -> tuple[int, int, int]:
     """The same; nothing but sizes is left, so that rows that prune in another way share an answer."""
-    sizes = replace(cfg.model, vocab_size=cfg.network_vocab_size, drop_prob_lm=0, drop_prob_src=0)
+    sizes = replace(cfg.model, vocab_size=cfg.network_vocab_size, drop_prob_lm=0.0, drop_prob_src=0.0)
     return counts(sizes, mask_spec(cfg.model, cfg.prune))
 
 

@@ -32,10 +32,13 @@ from smp_caption.options import (
     EXPORT_FORMATS,
     FEATURE_FORMATS,
     BenchOptions,
+    CollectCaptionsOptions,
+    CollectScoresOptions,
     ConvertOptions,
     DemoOptions,
     ExportOptions,
     ExtractOptions,
+    PlotOptions,
     TestOptions,
 )
 
@@ -331,6 +334,39 @@ def parse_binarize(argv: Sequence[str] | None = None) -> ExportOptions:
         raise UserError("binarize_supermask needs --log_dir and --id, the folder of a run")
     typed.setdefault("output", str(run / "model_best_bin_mask.pth"))
     return ExportOptions(model=str(run), format="binary", **typed)
+
+
+def parse_collect_scores(argv: Sequence[str] | None = None) -> CollectScoresOptions:
+    """Read the command line of ``collect-scores``."""
+    docs = _docs(CollectScoresOptions)
+    parser = _parser("collect-scores", "gather the scores of many runs")
+    add_flags(parser, {"log_dir": _text}, docs)
+    add_own_flags(parser, {"output": _text, "dry_run": bool}, docs)
+    return typed_options(CollectScoresOptions, parser, argv)
+
+
+def parse_collect_captions(argv: Sequence[str] | None = None) -> CollectCaptionsOptions:
+    """Read the command line of ``collect-captions-plus``."""
+    docs = _docs(CollectCaptionsOptions)
+    parser = _parser("collect-captions-plus", "set the captions of several runs side by side")
+    parser.add_argument("runs", nargs="*", metavar="RUN", help=docs["runs"])
+    add_own_flags(parser, {"evaluation": str, "output": str, "show": int, "dry_run": bool}, docs)
+    return typed_options(CollectCaptionsOptions, parser, argv)
+
+
+def parse_plot(command: str, argv: Sequence[str] | None = None) -> PlotOptions:
+    """Read the command line of ``plot-sparsities`` or ``plot-scores``."""
+    summary = {
+        "plot-sparsities": "draw how sparse each layer of pruned models is",
+        "plot-scores": "draw scores against sparsity, a line for each way to prune",
+    }
+    parser, docs = _parser(command, summary[command]), _docs(PlotOptions)
+    parser.add_argument("runs", nargs="*", metavar="RUN", help=docs["runs"])
+    flags: Flags = {"output": _text, "title": _text}
+    if command == "plot-scores":
+        flags |= {"score": str, "evaluation": str}
+    add_own_flags(parser, flags | {"dry_run": bool}, docs)
+    return typed_options(PlotOptions, parser, argv)
 
 
 def parse_bench(argv: Sequence[str] | None = None) -> BenchOptions:

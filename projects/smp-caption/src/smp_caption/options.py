@@ -186,6 +186,57 @@ class ExportOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CollectScoresOptions:
+    """``collect-scores``: the scores of many runs in a table for each kind of model."""
+
+    log_dir: str = ""
+    """Folder of runs, searched at any depth; empty: PRUNELAB_RUNS, else runs."""
+    output: str = ""
+    """Folder of the tables; empty: log_dir."""
+    dry_run: bool = False
+    """Check the command line and stop."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CollectCaptionsOptions:
+    """``collect-captions-plus``: what several runs say of each picture."""
+
+    runs: tuple[str, ...] = ()
+    """Runs, or their folders of captions (such as runs/a/test_beam_2)."""
+    evaluation: str = "test"
+    """First letters of the folder of captions in a run: test, val, test_beam_5."""
+    output: str = "captions.csv"
+    """Table that is written."""
+    show: int = 10
+    """Pictures that are printed: those about which the runs' scores differ most."""
+    dry_run: bool = False
+    """Check the command line and stop."""
+
+    def __post_init__(self) -> None:
+        if not self.runs:
+            raise UserError("collect-captions-plus needs at least one run: collect-captions-plus RUN...")
+        check_at_least("show", self.show, 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlotOptions:
+    """``plot-sparsities`` and ``plot-scores``: pictures of finished runs."""
+
+    runs: tuple[str, ...] = ()
+    """Runs to compare; of plot-scores: folders that hold runs. None: PRUNELAB_RUNS, else runs."""
+    output: str = ""
+    """File that is written, .png, .pdf or .svg; empty: sparsities.png or scores.png."""
+    score: str = "CIDEr"
+    """Score of plot-scores."""
+    evaluation: str = "test"
+    """First letters of the folder of captions in a run whose scores count."""
+    title: str = ""
+    """Line above the picture."""
+    dry_run: bool = False
+    """Check the command line and stop."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class BenchOptions:
     """``bench``: times of our way and of the original's, side by side."""
 
