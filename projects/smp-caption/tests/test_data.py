@@ -13,9 +13,12 @@ import pytest
 import torch
 from PIL import Image
 
+from prunelab.data.features import copy_to_store
+from prunelab.data.memory import CachedFeatures
 from prunelab.errors import UserError
+from smp_caption.batches import Collate
 from smp_caption.config import Config, DataConfig, ModelConfig, QuirksConfig, RunConfig
-from smp_caption.data import CaptionData, Collate, data_dir, open_data
+from smp_caption.data import CaptionData, data_dir, open_data, open_records
 from smp_caption.tokenizer import Tokenizer, build_tokenizer
 
 FAKE = Config(
@@ -239,27 +242,110 @@ def test_sizes_that_do_not_fit_are_named(made: tuple[Path, CaptionData, Tokenize
         data.loader("train", tokenizer, world_size=3)
 
 
-def test_features_are_kept_in_memory_while_there_is_room(
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_features_are_kept_in_memory_by_all_workers_while_there_is_room(
     made: tuple[Path, CaptionData, Tokenizer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _, data, tokenizer = made
-    monkeypatch.setattr("prunelab.data.features.free_share", lambda: 0.9)
-    loader = data.loader("train", tokenizer)
-    list(loader)
-    assert len(loader.dataset.sources.att.kept) == 6  # type: ignore[attr-defined]
-    never = replace(FAKE, data=replace(FAKE.data, cache_min_free_ram=1.0))
-    uncached = CaptionData(never, data.records, data.sources).loader("train", tokenizer)
-    assert uncached.dataset.sources.att is data.sources.att  # type: ignore[attr-defined]
+    folder, data, tokenizer = made
+    monkeypatch.setattr("prunelab.data.memory.free_share", lambda: 0.9)
+    relation = replace(FAKE, model=replace(FAKE.model, caption_model="relation_transformer"))
+    boxes = folder / "bu/cocobu_box_relative"
+    if not boxes.exists():
+        boxes.mkdir()
+        for file in (folder / "bu/cocobu_att").glob("*.npy"):
+            np.save(boxes / file.name, np.tile([0.1, 0.2, 0.3, 0.4], (len(np.load(file)), 1)))
+    for cfg, names in ((FAKE, ("att", "fc")), (relation, ("att", "boxes"))):
+        for workers in (0, 2):
+            data = open_data(on_disk(folder, cfg, num_workers=workers))
+            first, second = ([b["att_feats"] for b in data.loader("train", tokenizer)] for _ in range(2))
+            assert all(map(torch.equal, first, second))
+            for name in names:
+                kept = getattr(data.kept, name)
+                assert isinstance(kept, CachedFeatures)
+                assert len(kept.memory) == 6
+                assert getattr(data.sources, name) is kept.source
+    never = open_data(on_disk(folder, cache_min_free_ram=1.0))
+    assert never.kept is never.sources
+    copy_to_store(data.sources.att, [r.image_id for s in data.records.values() for r in s], folder / "store")
+    stored = open_data(on_disk(folder, input_att_dir=str(folder / "store")))
+    assert stored.kept.att is stored.sources.att
+    assert isinstance(stored.kept.fc, CachedFeatures)
+
+
+def test_a_system_without_shared_memory_is_told_once(
+    made: tuple[Path, CaptionData, Tokenizer],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("prunelab.data.memory.free_share", lambda: 0.0)
+    data = open_data(on_disk(made[0]))
+    assert data.kept is data.sources
+    said = capsys.readouterr().err
+    assert said.startswith(
+        "cache_min_free_ram 0.4: no features are kept in memory, this system does not tell"
+    )
+    assert said.count("\n") == 1
+
+
+def test_features_of_all_splits_are_looked_for_before_training(
+    made: tuple[Path, CaptionData, Tokenizer], tmp_path: Path
+) -> None:
+    shutil.copytree(made[0], tmp_path / "data")
+    for number in (2, 3, 5, 8, 9, 10, 14):
+        (tmp_path / f"data/bu/cocobu_att/{number}.npy").unlink()
+    cfg = on_disk(tmp_path / "data")
+    with pytest.raises(
+        UserError, match=r"input_att_dir .*cocobu_att: no features of 7 of 14 images: 2, 3, 5, 8, 9, \.\.\.$"
+    ):
+        open_data(cfg)
+    with pytest.raises(UserError, match=r"no features of 1 of 4 images: 14$"):
+        open_data(cfg, splits=("test",))
+    for number in (2, 3, 5, 8, 9, 10, 14):
+        rows = np.ones((2, 5), dtype=np.float32)
+        np.savez(tmp_path / f"data/bu/cocobu_att/{number}.npz", feat=rows, other=rows[:, :2])
+    assert open_data(cfg).sources.att.get(14).shape == (2, 5)
+    (tmp_path / "data/bu/cocobu_fc/4.npy").unlink()
+    with pytest.raises(UserError, match=r"input_fc_dir .*cocobu_fc: no features of 1 of 14 images: 4$"):
+        open_data(cfg)
+
+
+@pytest.mark.parametrize(
+    ("box", "said"),
+    [
+        ([0.2, 0.1, 0.1, 0.3], r"box 1 is \[0.2, 0.1, 0.1, 0.3\], expected x1, y1, x2, y2 relative"),
+        ([10, 20, 30, 40], r"box 1 is \[10.0, .*0 <= x1 <= x2 <= 1"),
+        ([-0.1, 0, 1, 1], "box 1 is"),
+        ([float("nan"), 0, 1, 1], "box 1 is"),
+    ],
+)
+def test_boxes_that_are_not_inside_the_picture_are_named(
+    made: tuple[Path, CaptionData, Tokenizer], box: list[float], said: str, tmp_path: Path
+) -> None:
+    cfg = replace(FAKE, model=replace(FAKE.model, caption_model="relation_transformer"))
+    data = open_data(cfg, tmp_path / "data")
+    record = data.records["test"][0]
+    file = tmp_path / f"data/bu/cocobu_box_relative/{record.image_id}.npy"
+    boxes = np.load(file)
+    boxes[0] = [-1e-6, 0.5, 1 + 1e-6, 0.5]  # rounded
+    np.save(file, boxes)
+    next(iter(data.loader("test", made[2])))
+    boxes[1] = box
+    np.save(file, boxes)
+    where = f"cocobu_box_relative: image {record.image_id} \\({record.file}\\): "
+    with pytest.raises(UserError, match=where + said):
+        next(iter(data.loader("test", made[2])))
+    np.save(file, boxes[1:])
+    with pytest.raises(UserError, match=where + r"boxes of shape \(\d+, 4\), expected \(\d+, 4\)"):
+        next(iter(data.loader("test", made[2])))
 
 
 @pytest.mark.data
-def test_flickr1k_has_its_official_splits(real_data: Path, tmp_path: Path) -> None:
-    np.save(tmp_path / "0.npy", np.ones((2, 5), dtype=np.float32))
-    cfg = on_disk(real_data / "flickr1k", dataset="flickr1k", input_att_dir=str(tmp_path))
-    data = open_data(cfg)
-    assert {split: len(records) for split, records in data.records.items()} == {
+def test_flickr1k_has_its_official_splits(real_data: Path) -> None:
+    cfg = on_disk(real_data / "flickr1k", dataset="flickr1k")
+    records, _ = open_records(cfg)
+    assert {split: len(pictures) for split, pictures in records.items()} == {
         "train": 753,
         "val": 113,
         "test": 125,
     }
-    assert len(data.train_captions()) == 5 * 753
+    assert sum(len(record.references) for record in records["train"]) == 5 * 753

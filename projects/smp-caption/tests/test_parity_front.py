@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from prunelab.optim import Schedule, guarded_step
+from smp_caption.batches import Collate, Samples
 from smp_caption.config import (
     OPTIMISERS,
     Config,
@@ -20,7 +21,7 @@ from smp_caption.config import (
     PruneConfig,
     QuirksConfig,
 )
-from smp_caption.data import CaptionData, Collate, Samples, open_data
+from smp_caption.data import CaptionData, open_data
 from smp_caption.steps import MASK_GROUP, learning_rate, make_optimizer, token_loss
 from smp_caption.tokenizer import (
     MODEL_TYPES,

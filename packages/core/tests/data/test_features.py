@@ -4,15 +4,16 @@ import h5py
 import numpy as np
 import pytest
 
-from prunelab.data import features
 from prunelab.data.features import (
-    CachedFeatures,
     FolderFeatures,
+    FolderWriter,
     Hdf5Features,
     check_features,
     copy_to_store,
     open_features,
     read_batch,
+    write_hdf5,
+    writing_features,
 )
 from prunelab.data.loader import make_loader
 from prunelab.data.store import FeatureStore
@@ -143,36 +144,6 @@ def test_wrong_places_are_one_clear_line(tmp_path: Path):
         odd.get(2)
 
 
-def test_the_cache_keeps_rows_while_memory_is_free_and_its_rule_is_the_originals(tmp_path: Path, monkeypatch):
-    source = open_features(folder(tmp_path / "folder"))
-    monkeypatch.setattr(features, "free_share", lambda: 0.45)
-    for share, kept in ((0.4, True), (0.5, False), (1.0, False), (0.1, True)):
-        cache = CachedFeatures(source, min_free_ram=share)
-        first = cache.get(3)
-        assert (cache.get(3) is first) == kept
-        assert np.array_equal(first, VALUES[3])
-        assert not first.flags.writeable
-        assert 3 in cache
-        assert 77 not in cache
-    monkeypatch.setattr(features, "free_share", lambda: 0.2)
-    cache = CachedFeatures(source, min_free_ram=0.0)
-    cache.get(3)
-    assert not cache.kept
-    with pytest.raises(UserError, match=r"cache_min_free_ram is 1\.5"):
-        CachedFeatures(source, min_free_ram=1.5)
-
-
-def test_free_memory_is_read_as_linux_tells_it(tmp_path: Path):
-    info = tmp_path / "meminfo"
-    info.write_text(
-        "MemTotal: 1000 kB\nMemFree: 100 kB\nMemAvailable: 900 kB\nBuffers: 50 kB\nCached: 250 kB\n"
-    )
-    assert features.free_share(info) == 0.4
-    assert features.free_share(tmp_path / "none") == 0.0
-    info.write_text("MemTotal: 1000 kB\n")
-    assert features.free_share(info) == 0.0
-
-
 def test_batches_of_every_layout_are_padded_and_equal(tmp_path: Path):
     source = open_features(folder(tmp_path / "folder"))
     copy_to_store(source, VALUES, tmp_path / "store", dtype="float32")
@@ -214,3 +185,51 @@ def test_missing_features_are_counted_and_the_first_five_named(tmp_path: Path):
     check_features(source, VALUES, where="f.h5")
     with pytest.raises(UserError, match=r"^f.h5: no features of 7 of 12 images: 20, 21, 22, 23, 24, \.\.\.$"):
         check_features(source, [1, 2, 3, 4, 5, *range(20, 27)], where="f.h5")
+
+
+def test_a_folder_is_written_file_by_file_and_knows_what_is_whole(tmp_path: Path, monkeypatch):
+    writer = FolderWriter(tmp_path / "f")
+    writer.add(3, VALUES[3])
+    writer.add(4, np.arange(5.0))
+    assert 3 in writer
+    assert 5 not in writer
+    assert open_features(tmp_path / "f").get(4).tolist() == [[0, 1, 2, 3, 4]]
+    whole = (tmp_path / "f/3.npy").read_bytes()
+    for damaged in (whole[:-1], whole[:40], b"", bytes(len(whole))):
+        (tmp_path / "f/3.npy").write_bytes(damaged)
+        assert 3 not in writer
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "save", full)
+    with pytest.raises(UserError, match=r"6\.npy: cannot be written: No space left"):
+        writer.add(6, VALUES[6])
+    assert sorted(p.name for p in (tmp_path / "f").iterdir()) == ["3.npy", "4.npy"]
+
+
+def test_a_folder_and_a_store_are_written_alike(tmp_path: Path):
+    for kind in (False, True):
+        with writing_features(tmp_path / str(kind), store=kind, width=5) as writer:
+            for image_id, rows in VALUES.items():
+                writer.add(image_id, rows)
+        source = open_features(tmp_path / str(kind))
+        assert isinstance(source, FeatureStore if kind else FolderFeatures)
+        assert all(np.array_equal(source.get(i), rows) for i, rows in VALUES.items())
+
+
+def test_missing_images_are_found_by_one_look_at_the_folder(tmp_path: Path, monkeypatch):
+    path = folder(tmp_path / "folder")
+    (path / "notes.npy").touch()
+    source = open_features(path)
+    monkeypatch.setattr(FolderFeatures, "__contains__", None)
+    check_features(source, VALUES, where=path)
+    with pytest.raises(UserError, match=r"folder: no features of 7 of 9 images: 20, 21, 22, 23, 24, \.\.\.$"):
+        check_features(source, [1, 2, *range(20, 27)], where=path)
+
+
+def test_arrays_are_written_as_hdf5(tmp_path: Path):
+    write_hdf5(tmp_path / "a.h5", {"x": np.arange(3, dtype=np.uint32)})
+    with h5py.File(tmp_path / "a.h5") as file:
+        assert file["x"].dtype == np.uint32
+        assert file["x"][:].tolist() == [0, 1, 2]

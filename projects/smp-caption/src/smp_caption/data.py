@@ -1,162 +1,27 @@
-"""Pictures' features and captions as batches: the data sets, and how samples become tensors.
-
-B pictures, k captions of each, S regions, F size of a region's feature, T tokens.
-"""
+"""The data sets: which pictures and captions are in a split, and the batches of it."""
 
 from __future__ import annotations
 
 import os
-import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import torch
-from torch.nn.utils.rnn import pad_sequence
 
 from prunelab import dist
-from prunelab.data.captions import CaptionRecord, open_captions, open_pictures
-from prunelab.data.features import CachedFeatures, FeatureSource, open_features
+from prunelab.data.captions import CaptionRecord, CaptionSet, open_captions, open_pictures
+from prunelab.data.flickr import open_flickr
+from prunelab.data.instapic import open_instapic
 from prunelab.data.loader import Loader, make_loader
 from prunelab.data.synthetic import cached
 from prunelab.errors import UserError
+from smp_caption.batches import Collate, Samples
 from smp_caption.config import Config, DataConfig
 from smp_caption.fake import write_fake_data
-from smp_caption.layout import FC_DIR, FEATURE_DIRS, FOLDERS, JSON_NAMES, TINY, reads_boxes, reads_fc
+from smp_caption.layout import FOLDERS, JSON_NAMES, TINY
+from smp_caption.sources import Sources, existing, open_sources
 from smp_caption.tokenizer import Tokenizer
 
 SPLITS = ("train", "val", "test")
-
-
-@dataclass(frozen=True)
-class Sample:
-    """A picture as the model sees it."""
-
-    record: CaptionRecord
-    att: np.ndarray
-    """(S, F) float32 features of regions."""
-    fc: np.ndarray | None
-    """(F,) mean feature; None for models that do not read it."""
-    boxes: np.ndarray | None
-    """(S, 4) relative boxes x1, y1, x2, y2; None for models that do not read them."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sources:
-    """Where a data set's features come from."""
-
-    att: FeatureSource
-    fc: FeatureSource | None
-    """None: the mean of a picture's regions is computed."""
-    boxes: FeatureSource | None
-    places: Mapping[str, str]
-    """Where the data set and its features lie, by the names of the flags that could have said so."""
-
-
-class Samples:
-    """One split: a sample for each picture, in the order of the caption file."""
-
-    def __init__(self, records: Sequence[CaptionRecord], sources: Sources, cfg: Config) -> None:
-        self.records, self.sources = list(records), sources
-        self.att_size, self.fc_size = cfg.model.att_feat_size, cfg.model.fc_feat_size
-        self.wants_fc = reads_fc(cfg)
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def __getitem__(self, index: int) -> Sample:
-        """Read a picture's features.
-
-        Raises:
-            UserError: they are missing, or of another size than the configuration's.
-        """
-        record = self.records[index]
-        att = self.sources.att.get(record.image_id)
-        _expect(record, "att_feat_size", self.att_size, att)
-        fc = boxes = None
-        if self.wants_fc:
-            source = self.sources.fc
-            fc = source.get(record.image_id)[0] if source is not None else att.mean(axis=0)
-            _expect(record, "fc_feat_size", self.fc_size, fc)
-        if self.sources.boxes is not None:
-            boxes = self.sources.boxes.get(record.image_id)
-            if boxes.shape != (len(att), 4):
-                raise UserError(f"{record.file}: boxes of shape {boxes.shape}, expected ({len(att)}, 4)")
-        return Sample(record, att, fc, boxes)
-
-
-def _expect(record: CaptionRecord, name: str, size: int, features: np.ndarray) -> None:
-    if features.shape[-1] != size:
-        raise UserError(f"{record.file}: features of size {features.shape[-1]}, expected {name} {size}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Collate:
-    """Samples to a batch; draws each picture's captions from Python's random generator."""
-
-    tokenizer: Tokenizer
-    seq_per_img: int
-    """Captions k of each picture."""
-    max_seq_length: int
-    """Most tokens of a caption."""
-    raw: bool = False
-    """Use sentences as they were written, not the caption file's tokens."""
-    few_captions_fail: bool = False
-    """Refuse a batch of pictures with different numbers of captions up to k; else captions are repeated."""
-
-    def __call__(self, samples: Sequence[Sample]) -> dict[str, Any]:
-        """Build the batch.
-
-        Returns:
-            ``att_feats`` (B, S, F), ``att_masks`` (B, S), ``seqs`` and ``masks`` (B * k, T; a picture's
-            captions one after the other), for some models ``fc_feats`` (B, F) and ``boxes`` (B, S, 4), all
-            padded with 0; ``gts``, ``image_paths`` and ``image_ids`` with one entry a picture.
-
-        Raises:
-            UserError: pictures with different numbers of captions, where that is refused.
-        """
-        chosen = [self._draw(sample.record) for sample in samples]
-        if self.few_captions_fail and len({len(captions) for captions in chosen}) > 1:
-            few = min(range(len(samples)), key=lambda i: len(chosen[i]))
-            raise UserError(
-                f"{samples[few].record.file} has {len(chosen[few])} captions, expected seq_per_img "
-                f"{self.seq_per_img} as for the other pictures; preset fixed repeats captions"
-            )
-        ids = [torch.tensor(self._encode(caption)) for captions in chosen for caption in captions]
-        batch: dict[str, Any] = {
-            "att_feats": _padded(sample.att for sample in samples),
-            "att_masks": _padded(np.ones(len(sample.att), dtype=np.float32) for sample in samples),
-            "seqs": pad_sequence(ids, batch_first=True),
-            "masks": pad_sequence([torch.ones(len(row)) for row in ids], batch_first=True),
-            "gts": tuple(list(sample.record.references) for sample in samples),
-            "image_paths": tuple(sample.record.file for sample in samples),
-            "image_ids": tuple(sample.record.image_id for sample in samples),
-        }
-        means = [sample.fc for sample in samples if sample.fc is not None]
-        if means:
-            batch["fc_feats"] = torch.from_numpy(np.stack(means))
-        boxes = [sample.boxes for sample in samples if sample.boxes is not None]
-        if boxes:
-            batch["boxes"] = _padded(boxes)
-        return batch
-
-    def _draw(self, record: CaptionRecord) -> list[str]:
-        # A picture of the online test has no caption: an empty one keeps the batch's shape.
-        captions = (record.raw if self.raw else record.references) or ("",)
-        drawn = random.sample(captions, min(self.seq_per_img, len(captions)))
-        if not self.few_captions_fail and len(drawn) < self.seq_per_img:
-            drawn += random.choices(captions, k=self.seq_per_img - len(drawn))
-        return drawn
-
-    def _encode(self, caption: str) -> list[int]:
-        return self.tokenizer.encode(caption, max_seq_length=self.max_seq_length)
-
-
-def _padded(arrays: Any) -> torch.Tensor:
-    # np.array copies: features from the cache and from mapped files are read-only.
-    return pad_sequence([torch.from_numpy(np.array(array)) for array in arrays], batch_first=True)
 
 
 class CaptionData:
@@ -166,10 +31,18 @@ class CaptionData:
         cfg: the run's configuration.
         records: pictures and captions by split.
         sources: features.
+        kept: the same for training, where what was read stays in memory.
     """
 
-    def __init__(self, cfg: Config, records: Mapping[str, list[CaptionRecord]], sources: Sources) -> None:
+    def __init__(
+        self,
+        cfg: Config,
+        records: Mapping[str, list[CaptionRecord]],
+        sources: Sources,
+        kept: Sources | None = None,
+    ) -> None:
         self.cfg, self.records, self.sources = cfg, dict(records), sources
+        self.kept = kept or sources
 
     def train_captions(self) -> list[str]:
         """All training captions in the caption file's order, which the tokenizer learns from.
@@ -203,9 +76,6 @@ class CaptionData:
         """
         data, train = self.cfg.data, split == "train"
         check_vocabulary(tokenizer, self.cfg)
-        sources = self.sources
-        if train and data.cache_min_free_ram < 1:
-            sources = replace(sources, att=CachedFeatures(sources.att, min_free_ram=data.cache_min_free_ram))
         records = self.records[split]
         if train and len(records) < data.batch_size * world_size:
             raise UserError(
@@ -213,7 +83,7 @@ class CaptionData:
                 f"{len(records)} training pictures of {data.dataset}"
             )
         return make_loader(
-            Samples(records, sources, self.cfg),
+            Samples(records, self.kept if train else self.sources, self.cfg),
             batch_size=data.batch_size if train else data.batch_size_eval,
             collate=Collate(
                 tokenizer=tokenizer,
@@ -256,29 +126,21 @@ def data_dir(data: DataConfig) -> Path:
     """
     root = os.environ.get("PRUNELAB_DATA")
     if data.dataset_dir:
-        return _existing(data.dataset_dir, "dataset_dir")
+        return existing(data.dataset_dir, "dataset_dir")
     if not root:
         raise UserError(
             f"dataset_dir is empty and PRUNELAB_DATA is not set, expected the folder of {data.dataset}"
         )
-    return _existing(str(Path(root) / FOLDERS.get(data.dataset, data.dataset)), "dataset_dir")
+    return existing(str(Path(root) / FOLDERS.get(data.dataset, data.dataset)), "dataset_dir")
 
 
-def _existing(text: str, name: str) -> Path:
-    path, root = Path(text).expanduser(), os.environ.get("PRUNELAB_DATA")
-    if path.exists():
-        return path
-    if root and path.name and (Path(root) / path.name).exists():
-        return Path(root) / path.name
-    raise UserError(f"{name} {text}: no such file or folder")
-
-
-def open_data(cfg: Config, scratch: Path | None = None) -> CaptionData:
-    """Open the data set of a configuration.
+def open_data(cfg: Config, scratch: Path | None = None, *, splits: Sequence[str] = SPLITS) -> CaptionData:
+    """Open the data set of a configuration; every rank must call this.
 
     Args:
         cfg: the run's configuration.
         scratch: folder for generated data (``fake_data``); default: ``fake_data`` in the working directory.
+        splits: those that will be used, whose pictures must have features.
 
     Raises:
         UserError: the data set, some of its pictures or its features are missing or damaged.
@@ -287,7 +149,13 @@ def open_data(cfg: Config, scratch: Path | None = None) -> CaptionData:
     data = cfg.data
     if cfg.run.fake_data:
         data = replace(data, input_att_dir="", input_fc_dir="", input_rel_box_dir="")
-    return CaptionData(cfg, records, _sources(cfg, data, folder))
+    sources = open_sources(cfg, data, folder)
+    sources.check(record for split in splits for record in records[split])
+    kept = None
+    if "train" in splits:
+        ids = [record.image_id for record in records["train"]]
+        kept = sources.kept(ids, data.cache_min_free_ram)
+    return CaptionData(cfg, records, sources, kept)
 
 
 def open_records(cfg: Config, scratch: Path | None = None) -> tuple[dict[str, list[CaptionRecord]], Path]:
@@ -305,14 +173,23 @@ def open_records(cfg: Config, scratch: Path | None = None) -> tuple[dict[str, li
         )
     else:
         folder = data_dir(data)
-    if folder.is_dir():
-        captions = open_captions(folder, json_name=JSON_NAMES.get(data.dataset))
-    else:
-        captions = open_captions(folder)
+    captions = _captions(data.dataset, folder, fake=cfg.run.fake_data)
+    if not folder.is_dir():
         folder = folder.parent
     if data.mscoco_online_test:
         return _online_test(captions.records, folder), folder
     return {split: captions.split(split) for split in SPLITS}, folder
+
+
+def _captions(dataset: str, folder: Path, *, fake: bool) -> CaptionSet:
+    """Pictures and captions of a data set's folder, or of its caption file."""
+    if not folder.is_dir():
+        return open_captions(folder)
+    if dataset in ("flickr8k", "flickr30k") and not fake:
+        return open_flickr(folder)
+    if dataset == "instapic" and not fake:
+        return open_instapic(folder)
+    return open_captions(folder, json_name=JSON_NAMES.get(dataset))
 
 
 def references_of(records: Sequence[CaptionRecord]) -> dict[int, tuple[str, ...]]:
@@ -327,29 +204,3 @@ def _online_test(records: Sequence[CaptionRecord], folder: Path) -> dict[str, li
         "val": [record for record in records if record.split == "test"],
         "test": [replace(record, file=f"test2014/{record.file}") for record in test],
     }
-
-
-def _sources(cfg: Config, data: DataConfig, folder: Path) -> Sources:
-    wanted = ["input_att_dir"]
-    if reads_fc(cfg) and (data.input_fc_dir or (folder / FC_DIR).exists()):
-        wanted.append("input_fc_dir")
-    if reads_boxes(cfg):
-        wanted.append("input_rel_box_dir")
-    places = {name: _feature_path(getattr(data, name), name, folder / FEATURE_DIRS[name]) for name in wanted}
-    found = {name: open_features(path) for name, path in places.items()}
-    return Sources(
-        att=found["input_att_dir"],
-        fc=found.get("input_fc_dir"),
-        boxes=found.get("input_rel_box_dir"),
-        places={"dataset_dir": str(folder)} | {name: str(path) for name, path in places.items()},
-    )
-
-
-def _feature_path(given: str, name: str, default: Path) -> Path:
-    if given:
-        return _existing(given, name)
-    if not default.exists():
-        raise UserError(
-            f"{default}: no features; compute them with `smp-caption extract`, or name them with --{name}"
-        )
-    return default

@@ -19,6 +19,8 @@ ATT_DIR, FC_DIR, BOX_DIR = "bu/cocobu_att", "bu/cocobu_fc", "bu/cocobu_box_relat
 """Folders of features in a data set, unless the configuration names others."""
 FEATURE_DIRS = {"input_att_dir": ATT_DIR, "input_fc_dir": FC_DIR, "input_rel_box_dir": BOX_DIR}
 """The same by the name of the flag."""
+OWN_BOXES = "box_relative"
+"""Folder of boxes beside the features that `extract` wrote."""
 
 
 def reads_fc(cfg: Config) -> bool:

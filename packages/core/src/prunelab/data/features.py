@@ -4,9 +4,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -14,7 +16,7 @@ import numpy as np
 
 from prunelab.data.store import FeatureStore, FeatureWriter, is_store
 from prunelab.errors import UserError
-from prunelab.util import StrPath
+from prunelab.util import StrPath, atomic_write
 
 
 class FeatureSource(Protocol):
@@ -66,14 +68,24 @@ def read_batch(source: FeatureSource, ids: Sequence[int]) -> tuple[np.ndarray, n
     return batch, counts
 
 
+@runtime_checkable
+class ListedSource(Protocol):
+    """Features whose images can be listed faster than asked for one by one."""
+
+    def ids(self) -> Collection[int]:
+        """The images that there are features of."""
+        ...
+
+
 def check_features(source: FeatureSource, ids: Iterable[int], *, where: StrPath) -> None:
     """See whether there are features of all images.
 
     Raises:
         UserError: some have none; with their number and the first five.
     """
-    wanted = list(ids)
-    missing = [image_id for image_id in wanted if image_id not in source]
+    wanted = list(dict.fromkeys(ids))
+    known = set(source.ids()) if isinstance(source, ListedSource) else source
+    missing = [image_id for image_id in wanted if image_id not in known]
     if missing:
         more = ", ..." if len(missing) > 5 else ""
         raise UserError(
@@ -112,6 +124,12 @@ class FolderFeatures:
     def __init__(self, path: StrPath) -> None:
         self.path = Path(path)
         self._first = ".npy"
+
+    def ids(self) -> set[int]:
+        """The images that have a file, from one look at the folder."""
+        with os.scandir(self.path) as entries:
+            stems = (e.name[:-4] for e in entries if e.name.endswith((".npy", ".npz")))
+            return {int(stem) for stem in stems if stem.isascii() and stem.isdigit()}
 
     def _file(self, image_id: int) -> Path | None:
         endings = (self._first, ".npz" if self._first == ".npy" else ".npy")
@@ -200,6 +218,12 @@ class Hdf5Features:
         """Whether the image's data set is there."""
         return f"{image_id}{self._suffix}" in self._file()
 
+    def ids(self) -> set[int]:
+        """The images that have a data set."""
+        ending = len(self._suffix)
+        stems = (name[: len(name) - ending] for name in self._file() if name.endswith(self._suffix))
+        return {int(stem) for stem in stems if stem.isascii() and stem.isdigit()}
+
     def _name(self, image_id: int) -> str:
         name = f"{image_id}{self._suffix}"
         if name not in self._file():
@@ -284,45 +308,6 @@ def open_features(path: StrPath) -> FeatureSource:
     raise UserError(f"{place}: not a file of features; expected HDF5, or a folder")
 
 
-class CachedFeatures:
-    """Keeps features in memory while enough of it is free; each process keeps its own.
-
-    Following the original's rule, nothing is kept where ``min_free_ram`` is 1; else an item is kept if the
-    free share of the machine's memory is greater than ``max(0.2, min_free_ram)`` at that moment. Nothing is
-    dropped again. Where the operating system does not tell (no ``/proc/meminfo``), nothing is kept.
-    """
-
-    def __init__(self, source: FeatureSource, *, min_free_ram: float) -> None:
-        if not 0 <= min_free_ram <= 1:
-            raise UserError(f"cache_min_free_ram is {min_free_ram}; expected a share from 0 to 1")
-        self.source, self.min_free_ram = source, min_free_ram
-        self.kept: dict[int, np.ndarray] = {}
-
-    def __contains__(self, image_id: int) -> bool:
-        """Whether there are features of this image."""
-        return image_id in self.kept or image_id in self.source
-
-    def get(self, image_id: int) -> np.ndarray:
-        """As the source's; read-only, since it may be given out again."""
-        found = self.kept.get(image_id)
-        if found is None:
-            found = self.source.get(image_id)
-            found.setflags(write=False)
-            if self.min_free_ram < 1 and free_share() > max(0.2, self.min_free_ram):
-                self.kept[image_id] = found
-        return found
-
-
-def free_share(meminfo: StrPath = "/proc/meminfo") -> float:
-    """Free memory (MemFree + Buffers + Cached) over all memory; 0 where the system does not tell."""
-    try:
-        lines = Path(meminfo).read_text(encoding="ascii").splitlines()
-        amounts = {line.split(":")[0]: int(line.split()[1]) for line in lines if line.strip()}
-        return (amounts["MemFree"] + amounts["Buffers"] + amounts["Cached"]) / amounts["MemTotal"]
-    except (OSError, KeyError, ValueError, IndexError):
-        return 0.0
-
-
 def copy_to_store(
     source: FeatureSource, ids: Iterable[int], path: StrPath, *, dtype: str = "float16", rank: int = 0
 ) -> int:
@@ -352,3 +337,103 @@ def copy_to_store(
         if writer is not None:
             writer.close()
     return copied
+
+
+class FeatureSink(Protocol):
+    """Where features are written to, image by image."""
+
+    def __contains__(self, image_id: int, /) -> bool:
+        """Whether this image's features are there, whole."""
+        ...
+
+    def add(self, image_id: int, rows: np.ndarray, /) -> None:
+        """Write one image's features.
+
+        Raises:
+            UserError: they cannot be written.
+        """
+        ...
+
+
+class FolderWriter:
+    """Writes a folder of ``<image id>.npy``, the layout of published features.
+
+    A file is there whole or not at all, also when the writer is killed. What a power failure cut off counts
+    as missing, so nothing waits for the disk.
+
+    Args:
+        path: the folder; made where it is missing.
+        dtype: what arrays are stored as.
+    """
+
+    def __init__(self, path: StrPath, *, dtype: str = "float32") -> None:
+        self.path, self._dtype = Path(path), np.dtype(dtype)
+        with self._faults(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+
+    def __contains__(self, image_id: int) -> bool:
+        """Whether the image's file is there, with as many bytes as its header says."""
+        try:
+            with open(self.path / f"{image_id}.npy", "rb") as file:
+                np.lib.format.read_magic(file)
+                shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+                size = file.tell() + dtype.itemsize * math.prod(shape)
+                return os.fstat(file.fileno()).st_size == size
+        except (OSError, ValueError):
+            return False
+
+    def add(self, image_id: int, rows: np.ndarray) -> None:
+        """Write an array of any shape; see `FeatureSink.add`."""
+        target = self.path / f"{image_id}.npy"
+        temporary = self.path / f".{image_id}.{os.getpid()}.tmp"
+        with self._faults(target):
+            try:
+                with open(temporary, "wb") as file:
+                    np.save(file, rows.astype(self._dtype, copy=False))
+                os.replace(temporary, target)
+            except BaseException:
+                temporary.unlink(missing_ok=True)
+                raise
+
+    @contextlib.contextmanager
+    def _faults(self, place: Path) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise UserError(f"{place}: cannot be written: {error.strerror}") from error
+
+
+@contextlib.contextmanager
+def writing_features(
+    path: StrPath, *, store: bool, width: int, dtype: str = "float32", rank: int = 0
+) -> Iterator[FeatureSink]:
+    """Open a folder of NumPy files, or a store, to write features into.
+
+    Args:
+        path: the folder.
+        store: a store of our own, (n, F) an image; else a folder of ``.npy`` files.
+        width: F.
+        dtype: what values are stored as.
+        rank: this process; each writes parts of its own.
+
+    Raises:
+        UserError: it cannot be written, or is a store of another width or dtype.
+    """
+    if not store:
+        yield FolderWriter(path, dtype=dtype)
+        return
+    with FeatureWriter(path, width=width, dtype=dtype, rank=rank) as writer:
+        yield writer
+
+
+def write_hdf5(path: StrPath, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write an HDF5 file of arrays, which appears complete or not at all.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    import h5py
+
+    with atomic_write(path) as file, h5py.File(file, "w") as target:
+        for name, array in arrays.items():
+            target.create_dataset(name, data=array)
