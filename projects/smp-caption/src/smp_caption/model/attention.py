@@ -11,7 +11,6 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from prunelab.mask import MaskSpec
 from smp_caption.config import ModelConfig
@@ -130,9 +129,11 @@ class BoxAttention(Attention):
 
 
 def geometric_biases(relations: Tensor, attentions: list[BoxAttention]) -> list[Tensor]:
-    """What relations of boxes add to the attention logits of each layer.
+    """What relations of boxes add to the attention logits of each layer: log(max(ReLU(WG emb + b), 1e-6)).
 
-    All heads of all layers are one product: log(max(ReLU(WG emb + b), 1e-6)).
+    Where nothing is trained, all heads of all layers are one product. The logarithm magnifies the rounding of
+    weights near 0, and the optimiser of masks that of gradients, so that training keeps the order of sums that
+    one head after the other has.
 
     Args:
         relations: (B, S, S, E) embedded relations of all pairs of boxes.
@@ -144,7 +145,11 @@ def geometric_biases(relations: Tensor, attentions: list[BoxAttention]) -> list[
     linears = [linear for attention in attentions for linear in attention.WGs]
     weight = torch.cat([effective(linear) for linear in linears])  # (layers * H, E)
     bias = torch.cat([linear.get_parameter("bias") for linear in linears])
-    weights = F.linear(relations, weight, bias).relu()  # (B, S, S, layers * H)
-    biases = weights.clamp(min=LEAST_WEIGHT).log().permute(3, 0, 1, 2)
-    heads = attentions[0].heads
-    return [part.transpose(0, 1) for part in biases.split(heads)]
+    pairs = relations.flatten(0, 2)  # (B * S * S, E)
+    if torch.is_grad_enabled():
+        products = torch.stack([pairs.mv(row) for row in weight.unbind()])
+    else:
+        products = weight @ pairs.t()
+    weights = (products + bias.unsqueeze(1)).relu().view(-1, *relations.shape[:3])  # (layers * H, B, S, S)
+    biases = weights.clamp(min=LEAST_WEIGHT).log()
+    return [part.transpose(0, 1) for part in biases.split(attentions[0].heads)]
