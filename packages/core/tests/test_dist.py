@@ -8,6 +8,7 @@ from torch import nn
 
 from prunelab import dist
 from prunelab.errors import UserError
+from prunelab.mask import Pruning
 from prunelab.run import RunConfig
 from testing.runs import two_ranks
 
@@ -54,6 +55,20 @@ def test_two_processes_make_the_steps_of_one_and_have_equal_weights_after_each(r
 def test_a_value_that_is_not_finite_on_one_rank_is_skipped_on_both(ranks):
     for found in ranks[0]:
         assert found["skipped on both"].tolist() == [0.0, 1.0, 1.0]
+
+
+@pytest.mark.dist
+def test_masks_are_equal_on_both_ranks_and_snip_takes_the_mean_of_their_gradients(ranks):
+    first, second = ranks[0]
+    assert torch.equal(first["snip"], second["snip"])
+    assert torch.equal(first["magnitude"], second["magnitude"])
+    data = torch.randn(6, 8, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 1)).double()
+    alone = Pruning.snip(model, 0.5, batches=data, loss=lambda x: model(x).square().mean())
+    assert torch.equal(
+        torch.cat([value.detach().reshape(-1) for value in alone.masks.values()]), first["snip"]
+    )
 
 
 @pytest.mark.dist

@@ -13,6 +13,7 @@ from torch import nn
 
 from prunelab import checkpoint, dist
 from prunelab.errors import UserError
+from prunelab.mask import Pruning
 from prunelab.optim import guarded_step
 from prunelab.run import Run, RunConfig
 from prunelab.seed import preserved
@@ -125,6 +126,18 @@ def messages(found: dict) -> None:
         found["mistake on both"] = torch.tensor(float(str(error) == "disk full"))
 
 
+def prunings(found: dict) -> None:
+    """SNIP from the batches of each rank, and magnitudes of weights that differ: masks must not."""
+    data = torch.randn(6, 8, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 1)).double()
+    batches = [batch[dist.rank() :: 2] for batch in data]
+    pruning = Pruning.snip(model, 0.5, batches=batches, loss=lambda x: model(x).square().mean())
+    found["snip"] = flat(pruning.masks)
+    torch.manual_seed(dist.rank())
+    found["magnitude"] = flat(Pruning.magnitude(nn.Linear(4, 5), 0.5).masks)
+
+
 def signals(folder: Path, found: dict) -> None:
     """Rank 1 alone is told to stop; both stop at one step, and go on to the same end."""
 
@@ -156,7 +169,7 @@ def main(folder: Path) -> None:
     warnings.simplefilter("error")
     dist.start("cpu")
     found: dict[str, torch.Tensor] = {}
-    for check in (gradients, equal_to_one_process, guarded, messages):
+    for check in (gradients, equal_to_one_process, guarded, messages, prunings):
         check(found)
     signals(folder, found)
     loops(folder, found)

@@ -265,8 +265,9 @@ class Pruning:
         """Prune the active weights of smallest size, whatever their masks were; equal on all ranks.
 
         Raises:
-            UserError: see `prunelab.mask.magnitude`.
+            UserError: supermasks, or see `prunelab.mask.magnitude`.
         """
+        _check_kind(self, "fixed")
         weights = weights_of(self.model)
         self._assign(magnitude({name: weights[name] for name in self.active}, sparsity, scheme))
 
@@ -278,39 +279,52 @@ class Pruning:
         *,
         signed: bool = False,
     ) -> None:
-        """Prune the active weights that a few batches in training mode need least; equal on all ranks.
-
-        Gradients are added up over the batches and averaged over the ranks, each of which has batches of its
-        own. No gradient stays behind, neither of masks nor of weights.
+        """Prune the active weights that a few batches need least; equal on all ranks.
 
         Args:
             sparsity: share of the active weights to prune, in [0, 1).
-            batches: at least one; all are used.
+            batches: at least one; all are used, see `mask_gradients`.
             loss: a batch to the training loss, a scalar.
             signed: see `prunelab.mask.snip`.
 
         Raises:
-            UserError: no batch, or see `prunelab.mask.snip`.
+            UserError: see `mask_gradients` and `prunelab.mask.snip`.
         """
         check_target(sparsity)
+        self._assign(snip(self.mask_gradients(batches, loss), sparsity, signed=signed))
+
+    def mask_gradients(self, batches: Iterable[Batch], loss: Callable[[Batch], Tensor]) -> dict[str, Tensor]:
+        """Gradients of the loss by the active masks, in training mode and with these masks set to 1.
+
+        They are added up over the batches and averaged over the ranks, each of which has batches of its own.
+        No gradient stays behind, neither of masks nor of weights.
+
+        Args:
+            batches: at least one.
+            loss: a batch to the training loss, a scalar.
+
+        Raises:
+            UserError: supermasks, or no batch.
+        """
+        _check_kind(self, "fixed")
         with torch.no_grad():
             for mask in self.active.values():
                 mask.fill_(1.0)
+        count = 0
         with _training(self.model), _asking_gradients(self.active.values()):
             self.model.zero_grad(set_to_none=True)
-            count = 0
             for count, batch in enumerate(batches, 1):  # noqa: B007
                 with self.drawing():
                     loss(batch).backward()
-            if not count:
-                raise UserError("pruning by SNIP got no batch: expected at least one")
             dist.average_gradients(self.active.values())
-            gradients = {
+            found = {
                 name: torch.zeros_like(mask) if mask.grad is None else mask.grad
                 for name, mask in self.active.items()
             }
             self.model.zero_grad(set_to_none=True)
-        self._assign(snip(gradients, sparsity, signed=signed))
+        if not count:
+            raise UserError("mask gradients need at least one batch: got none")
+        return found
 
     def rewind(self, initial: Mapping[str, Tensor]) -> None:
         """Put weights and buffers back to earlier values; masks stay.
