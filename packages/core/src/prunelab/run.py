@@ -368,7 +368,7 @@ class Run(AbstractContextManager["Run"]):
         Args:
             results: pairs (name, number or one-element tensor); a generator does its work in here. All ranks
                 give the same figures.
-            tell: names of the figures that the line shows; None: all.
+            tell: names of the figures that the line shows; None: all; with none of them there is no line.
             at: where TensorBoard draws them (the epoch, say); None: at the step.
 
         Returns:
@@ -379,7 +379,8 @@ class Run(AbstractContextManager["Run"]):
         if values:
             self._figures.write(values, at=at)
             told = {name: v for name, v in values.items() if tell is None or name in tell}
-            self.say(f"step {self.step}: " + "  ".join(f"{name} {number(v)}" for name, v in told.items()))
+            if told:
+                self.say(f"step {self.step}: " + "  ".join(f"{name} {number(v)}" for name, v in told.items()))
         return values
 
     @contextmanager
