@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from prunelab.util import atomic_write
 from smp_caption import finish, original, train
 from testing import runs
 from testing.killing import Killer, kill_after_step
+from testing.mistakes import Fails
 
 pytestmark = pytest.mark.tiny
 
@@ -202,6 +204,89 @@ def test_a_pruned_run_resumed_with_another_length_or_weight_is_refused(
         assert error.count("\n") == 1
         assert f"the saved run prunes with {said}" in error
     assert contents(run) == before
+
+
+# The original's own flag
+
+
+def copied_run(source: Path, target: Path, *patterns: str) -> Path:
+    """A folder with some of a run's files."""
+    target.mkdir()
+    for path in (path for pattern in patterns for path in source.glob(pattern)):
+        (shutil.copytree if path.is_dir() else shutil.copy)(path, target / path.name)
+    return target
+
+
+@pytest.mark.parametrize("pruned", [False, True])
+def test_resume_training_goes_on_with_a_run_of_ours_in_another_folder_or_in_its_own(
+    pruned: bool, tmp_path: Path, command: Callable[..., list[str]]
+) -> None:
+    def words(folder: str, *extra: str) -> list[str]:
+        return command(tmp_path / folder, *SHORT, *extra, pruned=pruned)
+
+    train.main(words("whole"))
+    train.main(words("part", "--max-steps", "3"))
+    part = str(tmp_path / "part")
+    train.main(words("elsewhere", "--start_from", part, "--resume_training"))
+    assert runs.tensors(tmp_path / "elsewhere") == runs.tensors(tmp_path / "whole")
+    assert next(line["step"] for line in runs.figures(tmp_path / "elsewhere/metrics.jsonl")) == 4
+    train.main(words("part", "--start_from", part, "--resume_training"))
+    assert runs.tensors(tmp_path / "part") == runs.tensors(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("kind", ["dense", "pruned"])
+def test_resume_training_goes_on_with_a_run_of_the_original_where_its_moments_end(
+    kind: str, tmp_path: Path, command: Callable[..., list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    pruned = kind == "pruned"
+
+    def words(folder: str, *extra: str) -> list[str]:
+        return command(tmp_path / folder, *extra, pruned=pruned, preset="faithful")
+
+    train.main(words("whole", "--max-steps", "14"))
+    train.main(words("part", "--max-steps", "13", "--save_checkpoint_every", "13"))
+    files = ("model_*.pth", "optimizer_*.pth", "config.json", "tokenizer")
+    theirs = copied_run(tmp_path / "part", tmp_path / "theirs", *files)
+    train.main(words("run", "--start_from", str(theirs), "--resume_training", "--max-steps", "14"))
+    assert "going on after step 13 of 48" in capsys.readouterr().out
+    (whole,), (line,) = (
+        [line for line in runs.figures(tmp_path / name / "metrics.jsonl") if line.get("train/loss")][-1:]
+        for name in ("whole", "run")
+    )
+    same = ("step", "epoch", "updates", "train/learning_rate", "sparsity_loss/anneal_rate")
+    assert [line.get(name) for name in same] == [whole.get(name) for name in same]
+    then, now = (
+        torch.load(tmp_path / name / original.OPTIMIZER_LAST, weights_only=True) for name in ("part", "run")
+    )
+    assert {float(state["step"]) for state in now["state"].values()} == {14}
+    # A second moment is a mean that forgets a thousandth of itself in a step.
+    assert all(
+        bool((state["exp_avg_sq"] >= 0.99 * then["state"][i]["exp_avg_sq"]).all())
+        for i, state in now["state"].items()
+    )
+    config = json.loads((tmp_path / "run/config.json").read_text())
+    assert [config[name] for name in ("model_restored", "optimizer_restored", "resume_training")] == [
+        True
+    ] * 3
+    # Without moments nothing tells how far the run was.
+    alone = copied_run(tmp_path / "part", tmp_path / "alone", "last", "model_last.pth", "config.json")
+    train.main(words("fresh", "--start_from", str(alone), "--resume_training", "--max-steps", "1"))
+    said = f"warning: {alone / 'optimizer_last.pth'} is not there: the optimiser begins anew"
+    assert said in capsys.readouterr().out
+
+
+def test_resume_training_of_a_finished_run_is_refused(
+    tmp_path: Path, command: Callable[..., list[str]], fails: Fails
+) -> None:
+    source = tmp_path / "done"
+    train.main(command(source, *SHORT, preset="faithful"))
+    theirs = copied_run(source, tmp_path / "theirs", "*.pth", "config.json", "tokenizer")
+    for start, made in ((source, "made 4 of 4 steps"), (theirs, "made 4 updates of 4")):
+        words = command(tmp_path / "run", *SHORT, "--start_from", str(start), "--resume_training")
+        fails(train.main, words, f"{made}, so that resume_training leaves nothing to do: .* max_epochs")
+
+
+# True kills
 
 
 def test_two_true_kills_leave_a_run_that_ends_with_the_same_files(

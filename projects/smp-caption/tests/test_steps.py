@@ -14,7 +14,7 @@ from prunelab.errors import UserError
 from prunelab.mask import MaskSpec, masks
 from smp_caption.config import Config, OptimConfig, PruneConfig, QuirksConfig, RunConfig
 from smp_caption.model import build
-from smp_caption.pruner import SupermaskPruner
+from smp_caption.pruner import make_pruner
 from smp_caption.steps import MASK_GROUP, caption_loss, make_optimizer, make_schedule, train_step
 
 from .toy import TOY, pictures
@@ -114,7 +114,7 @@ def test_adam_in_one_kernel_gives_the_numbers_of_adam_in_many() -> None:
         assert [group["fused"] for group in optimizer.param_groups] == [True, True]
         for group in optimizer.param_groups:
             group["fused"] = fused
-        pruner = SupermaskPruner(model, cfg.model.caption_model, cfg.prune, 3)
+        pruner = make_pruner(model, cfg, 3)
         schedule = make_schedule(optimizer, cfg, 3)
         for update in range(3):
             train_step(model.eval(), optimizer, schedule, batch(), cfg, epoch=0, update=update, pruner=pruner)
@@ -147,7 +147,7 @@ def test_step_of_a_pruned_model_adds_the_sparsity_loss_and_moves_masks() -> None
     model = build(cfg.model, MaskSpec()).train()
     before = {name: mask.detach().clone() for name, mask in masks(model).items()}
     optimizer = make_optimizer(model, cfg.optim, cfg.prune)
-    pruner = SupermaskPruner(model, cfg.model.caption_model, cfg.prune, 10)
+    pruner = make_pruner(model, cfg, 10)
     schedule = make_schedule(optimizer, cfg, 10)
     values = train_step(model, optimizer, schedule, batch(), cfg, epoch=0, update=5, pruner=pruner)
     caption, scaled = float(values["train/caption_loss"]), float(values["sparsity_loss/loss_scaled"])

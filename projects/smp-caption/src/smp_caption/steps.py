@@ -11,7 +11,9 @@
 | e | label smoothing | | |
 | J | cross-entropy | -sum(m[1:] log p[y[1:]]) / sum(m[1:]) | () |
 | J_e | smoothed | sum(m[1:] KL(q ‖ p)) / sum(m[1:]); q = 1 - e on the target, e / (V - 1) elsewhere | () |
-| s | sparsity loss, annealed (`prunelab.mask.sparsity`) | w (1 - a) abs(target - sparsity) | () |
+| r, b | reward of a sampled caption, and what it is compared with (`smp_caption.scst`) | | (B, n) |
+| R | self-critical | -sum(m (r - b) log p[sample]) / sum(m), m on the sample's tokens | () |
+| s | annealed sparsity loss of supermasks (`prunelab.mask`) | w (1 - a) abs(target - sparsity) | () |
 | c | updates done before this one, from 0 | | |
 | M | updates of the whole run | | |
 """
@@ -27,12 +29,14 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adagrad, Adam, Optimizer, RMSprop
 
+from prunelab import dist
 from prunelab.errors import UserError
 from prunelab.mask import MASK_SUFFIX, in_scope, parse_scope
 from prunelab.mask.sparsity import SparsityLoss
 from prunelab.optim import Schedule, cosine, guarded_step, noam, step
 from smp_caption.config import Config, OptimConfig, PruneConfig
-from smp_caption.model import Inputs
+from smp_caption.model import Inputs, Network
+from smp_caption.scst import SelfCritical
 
 MASK_EPSILON = 1e-2
 """Epsilon of Adam for mask logits."""
@@ -50,8 +54,12 @@ class Pruner(Protocol):
         """Within it the step's masks are drawn."""
         ...
 
-    def loss(self, step: int) -> SparsityLoss:
-        """The sparsity loss."""
+    def loss(self, step: int) -> SparsityLoss | None:
+        """The sparsity loss of the step that follows `step` finished ones, for methods that have one."""
+        ...
+
+    def updated(self, step: int) -> bool:
+        """Prune after update number `step`, from 1, if it is time; whether masks changed."""
         ...
 
 
@@ -84,6 +92,9 @@ def token_loss(
 ) -> Tensor:
     """The masked mean of -log p, or of KL(q ‖ p) with smoothing, over the L columns that both sides have.
 
+    In several processes each divides by the mean number of tokens of a process, so that the mean of their
+    gradients is the gradient of the whole batch's mean. Collective: all ranks call it.
+
     Args:
         logprobs: (N, P, V) log-probabilities.
         target: (N, T - 1) ids that follow.
@@ -105,7 +116,7 @@ def token_loss(
     mask = mask[:, :length].to(logprobs.dtype)
     picked = logprobs.gather(2, target.unsqueeze(2)).squeeze(2)  # (N, L)
     each = _smoothed(logprobs, picked, smoothing) if smoothing > 0 else -picked
-    return (each * mask).sum() / mask.sum()
+    return (each * mask).sum() / dist.mean_over_ranks(mask.sum())
 
 
 def _smoothed(logprobs: Tensor, picked: Tensor, e: float) -> Tensor:
@@ -186,8 +197,47 @@ def make_schedule(optimizer: Optimizer, cfg: Config, max_step: int) -> Schedule:
     return Schedule(optimizer, rate, skip_key=MASK_GROUP)
 
 
+def cross_entropy(model: Network, batch: Mapping[str, Any], cfg: Config) -> Tensor:
+    """J (or J_e) of a batch, with gradients, in single precision.
+
+    Args:
+        model: a captioner.
+        batch: what the loader gave, on the model's device.
+        cfg: the run's configuration.
+    """
+    with _autocast(batch, cfg):
+        logprobs = model(Inputs.of(batch), batch["seqs"], last_column=cfg.quirks.last_column_fed)
+    return caption_loss(
+        logprobs.float(),
+        batch["seqs"],
+        batch["masks"],
+        smoothing=cfg.optim.label_smoothing,
+        cut_prediction=not cfg.quirks.last_column_fed,
+    )
+
+
+def by_reward(
+    model: Network, batch: Mapping[str, Any], cfg: Config, rewards: SelfCritical
+) -> tuple[Tensor, dict[str, Tensor | float]]:
+    """R of a batch, with gradients, and what is logged of it.
+
+    Args:
+        model: a captioner.
+        batch: what the loader gave, on the model's device; of its captions only the references are read.
+        cfg: the run's configuration.
+        rewards: samples captions and scores them.
+    """
+    with _autocast(batch, cfg):
+        found = rewards.loss(model, Inputs.of(batch), batch["gts"])
+    return found.loss.float(), dict(found.scalars())
+
+
+def _autocast(batch: Mapping[str, Any], cfg: Config) -> AbstractContextManager[Any]:
+    return torch.autocast(batch["seqs"].device.type, torch.bfloat16, enabled=cfg.run.amp == "bf16")
+
+
 def train_step(
-    model: nn.Module,
+    model: Network,
     optimizer: Optimizer,
     schedule: Schedule,
     batch: Mapping[str, Any],
@@ -196,8 +246,9 @@ def train_step(
     epoch: int,
     update: int,
     pruner: Pruner | None = None,
+    rewards: SelfCritical | None = None,
 ) -> dict[str, Tensor | float]:
-    """One update with the loss J + s.
+    """One update with the loss J + s, or R + s.
 
     Args:
         model: a captioner in training mode.
@@ -207,7 +258,8 @@ def train_step(
         cfg: the run's configuration.
         epoch: epoch from 0.
         update: updates c done before this one.
-        pruner: draws masks and gives s; None for a dense model.
+        pruner: draws masks, gives s, and prunes after the update; None for a dense model.
+        rewards: makes the step a self-critical one; None: cross entropy.
 
     Returns:
         Values to log; tensors are not read here.
@@ -216,30 +268,25 @@ def train_step(
         UserError: a gradient is not finite (nothing is changed then).
     """
     optimizer.zero_grad(set_to_none=True)
-    device = batch["seqs"].device
+    values: dict[str, Tensor | float] = {}
     with drawing(pruner):
-        with torch.autocast(device.type, torch.bfloat16, enabled=cfg.run.amp == "bf16"):
-            logprobs = model(Inputs.of(batch), batch["seqs"], last_column=cfg.quirks.last_column_fed)
-        loss = caption = caption_loss(
-            logprobs.float(),
-            batch["seqs"],
-            batch["masks"],
-            smoothing=cfg.optim.label_smoothing,
-            cut_prediction=not cfg.quirks.last_column_fed,
-        )
-        values: dict[str, Tensor | float] = {}
+        if rewards is None:
+            loss = cross_entropy(model, batch, cfg)
+        else:
+            loss, values = by_reward(model, batch, cfg, rewards)
         if pruner is not None:
+            values["train/caption_loss"] = loss.detach()
             sparsity = pruner.loss(update)
-            loss = caption + sparsity.scaled
-            values = {
-                "train/caption_loss": caption.detach(),
-                "sparsity_loss/loss": sparsity.loss,
-                "sparsity_loss/anneal_rate": sparsity.anneal_rate,
-                "sparsity_loss/loss_scaled": sparsity.scaled.detach(),
-            }
+            if sparsity is not None:
+                loss = loss + sparsity.scaled
+                values["sparsity_loss/loss"] = sparsity.loss
+                values["sparsity_loss/anneal_rate"] = sparsity.anneal_rate
+                values["sparsity_loss/loss_scaled"] = sparsity.scaled.detach()
         loss.backward()
     rate = schedule.step(at=epoch if cfg.optim.lr_scheduler == "step" else None)
     clip = ("value", cfg.optim.grad_clip) if cfg.optim.grad_clip > 0 else None
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     guarded_step(optimizer, parameters, clip=clip)
+    if pruner is not None:
+        pruner.updated(update + 1)
     return {"train/loss": loss.detach(), "train/learning_rate": rate, **values}
