@@ -26,7 +26,7 @@ TRANSFORMERS = ("transformer", "transformer_prune")
 RELATION_TRANSFORMERS = ("relation_transformer", "relation_transformer_prune")
 CAPTION_MODELS = (*UP_DOWN, *TRANSFORMERS, *RELATION_TRANSFORMERS)
 COCO = ("mscoco", "mscoco_testing")
-DATASETS = (*COCO, "flickr1k", "captions", "tiny")
+DATASETS = (*COCO, "flickr1k", "flickr8k", "flickr30k", "instapic", "captions", "tiny")
 TOKENIZERS = ("word", "radix", "unigram", "bpe", "character")
 OPTIMISERS = ("adam", "adagrad", "rmsprop", "sgd", "sgdm", "sgdmom")
 SCHEDULES = ("noam", "step", "cosine")
@@ -140,7 +140,8 @@ class DataConfig:
     """The data set, how captions become tokens, and batches."""
 
     dataset: str = "mscoco"
-    """``mscoco``, its testing twin, ``flickr1k``, own pictures (``captions``) or the embedded ``tiny``."""
+    """``mscoco``, its testing twin, ``flickr1k``, ``flickr8k``, ``flickr30k``, ``instapic``, own pictures
+    (``captions``) or the embedded ``tiny``."""
     dataset_dir: str = ""
     """Folder of the data set; empty: the folder of the data set's name under PRUNELAB_DATA."""
     retokenize_captions: bool = False
