@@ -96,9 +96,11 @@ def score_figure(results: Sequence[Result], score: str, title: str = "") -> Figu
         score: its score that is drawn.
         title: line above.
     """
+    import matplotlib
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, NullLocator
 
+    colours = matplotlib.colormaps["tab20"].resampled(len(METHODS))
     kinds = sorted({result.model.removesuffix("_prune") for result in results})
     figure = Figure(figsize=(max(5.6, 4.6 * len(kinds)), 4.4), dpi=120, layout="constrained")
     axes = figure.subplots(1, len(kinds), squeeze=False)[0]
@@ -110,12 +112,15 @@ def score_figure(results: Sequence[Result], score: str, title: str = "") -> Figu
         for result in own:
             if result.method and result.weights is not None:
                 lines[result.method].append((1 - result.weights.sparsity, result.scores[score]))
-        for method, points in lines.items():
-            axis.plot(*zip(*sorted(points), strict=True), marker="o", label=METHODS.get(method, method))
+        for number, (method, label) in enumerate(METHODS.items()):
+            if method in lines:
+                points = zip(*sorted(lines[method]), strict=True)
+                axis.plot(*points, marker="o", color=colours(number), markersize=4, label=label)
         axis.set_xscale("log")
         axis.invert_xaxis()
         ticks = sorted({round(left, 4) for points in lines.values() for left, _ in points})
         axis.set_xticks(_apart(ticks))
+        axis.tick_params(labelsize=8)
         axis.xaxis.set_minor_locator(NullLocator())
         axis.xaxis.set_major_formatter(FuncFormatter(lambda left, _: f"{100 * (1 - left):.4g} %"))
         axis.set_title(kind, fontsize=10)
@@ -142,12 +147,17 @@ def _finish(figure: Figure, title: str) -> None:
         for axis in figure.axes
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
     }
-    columns = 3 if len(labelled) > 2 else max(1, len(labelled))
     figure.legend(
-        labelled.values(), labelled.keys(), loc="outside upper left", ncols=columns, frameon=False, fontsize=8
+        labelled.values(),
+        labelled.keys(),
+        loc="outside upper left",
+        ncols=min(3, max(1, len(labelled))),
+        frameon=False,
+        fontsize=8,
+        title=title,
+        title_fontsize=11,
+        alignment="left",
     )
-    if title:
-        figure.suptitle(title, fontsize=11)
 
 
 def save(figure: Figure, path: Path) -> None:
