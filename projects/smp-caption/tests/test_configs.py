@@ -25,7 +25,7 @@ from prunelab.mask import MaskSpec
 from smp_caption import cli
 from smp_caption import config as config_module
 from smp_caption.config import Config, ModelConfig, QuirksConfig
-from smp_caption.lowering import FIELDS, lower, read_flat, run_folder, start_place
+from smp_caption.lowering import FIELDS, as_begun, lower, read_flat, run_folder, start_place
 from smp_caption.model import build
 from smp_caption.pruner import mask_spec
 
@@ -176,6 +176,7 @@ def test_start_from_a_run_is_found_where_runs_were_moved(
     assert start_place(cfg) == Path("runs/ort_dense")
     (tmp_path / "moved/ort_dense").mkdir(parents=True)
     assert start_place(cfg) == tmp_path / "moved/ort_dense"
+    assert as_begun(cfg, tmp_path / "new").run.start_from == str(tmp_path / "moved/ort_dense")
     (tmp_path / "runs/ort_dense").mkdir(parents=True)
     assert start_place(cfg) == Path("runs/ort_dense")
     assert start_place(load(PROJECT / "config/ort/dense.yaml")) is None

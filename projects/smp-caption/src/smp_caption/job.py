@@ -129,6 +129,7 @@ def make_captioner(cfg: Config, data: CaptionData, run: Run) -> Captioner:
     tokenizer = _tokenizer(cfg, run.cfg.dir, data, start)
     mask = mask_spec(cfg.model, cfg.prune)
     ids = {"bos_token_id": tokenizer.bos, "eos_token_id": tokenizer.eos}
+    ids["vocab_size"] = cfg.network_vocab_size
     if isinstance(tokenizer, RadixTokenizer):
         ids["unk_token_id"] = -1  # its unknown word is a code of several ordinary ids
     config = replace(cfg.model, **ids)

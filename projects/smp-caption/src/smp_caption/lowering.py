@@ -178,11 +178,15 @@ def start_place(cfg: Config) -> Path | None:
 
 
 def as_begun(cfg: Config, folder: Path) -> Config:
-    """The configuration with which a run in ``folder`` goes on: ``resume_training`` is as at its first start.
+    """The configuration with which a run in ``folder`` begins or goes on.
 
-    Beside ``--start_from`` the flag ``--resume`` means both, and a run that was killed before its first
-    checkpoint begins once more from the weights that it began with.
+    ``start_from`` becomes the path that it means (`start_place`). ``resume_training`` is as at the run's
+    first start: beside ``--start_from`` the flag ``--resume`` means both, and a run that was killed before
+    its first checkpoint begins once more from the weights that it began with.
     """
+    place = start_place(cfg)
+    if place is not None and str(place) != cfg.run.start_from:
+        cfg = replace(cfg, run=replace(cfg.run, start_from=str(place)))
     written = folder / "config.yaml"
     if not (cfg.run.resume and cfg.run.resume_training and written.is_file()):
         return cfg
