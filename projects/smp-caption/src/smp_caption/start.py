@@ -8,7 +8,7 @@ from prunelab.errors import UserError
 from prunelab.mask import MASK_SUFFIX
 from smp_caption.config import Config
 from smp_caption.model import Network
-from smp_caption.model.checkpoint import load_original
+from smp_caption.model.checkpoint import dense, load_original
 from smp_caption.original import BEST, BINARY, find
 from smp_caption.pruner import KEPT, ONCE, first_weights, is_lottery, read_weights
 
@@ -37,7 +37,7 @@ def load_start(network: Network, cfg: Config) -> list[str]:
         return [fresh] if method in ONCE else []
     place = find(Path(cfg.run.start_from), last=cfg.run.resume_training)
     state, said = read_weights(place), [f"weights of {place}"]
-    masks = {name: value for name, value in state.items() if name.endswith(MASK_SUFFIX)}
+    masks = {name: dense(value) for name, value in state.items() if name.endswith(MASK_SUFFIX)}
     if method in KEPT and not masks:
         raise UserError(
             f"{place}: holds no masks, which prune_type {method} keeps: expected a pruned model's "
