@@ -64,7 +64,7 @@ class RelationTransformer(TransformerNetwork):
         assert boxes is not None
         bias = None if whole or masks is None else bias_of(masks[:, None, None], x)
         raw = self.cfg.no_box_trigonometric_embedding
-        relations = (box_relations(boxes) if raw else box_embedding(boxes, dim=BOX_DIM)).to(x.dtype)
+        relations = box_relations(boxes) if raw else box_embedding(boxes, dim=BOX_DIM)
         layers = self.model.encoder_layers
         attentions = [a for a in (layer.self_attn for layer in layers) if isinstance(a, BoxAttention)]
         for layer, geometry in zip(layers, geometric_biases(relations, attentions), strict=True):
