@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,11 @@ from prunelab.data.features import open_features
 from prunelab.errors import UserError
 from smp_caption import extract
 from smp_caption.backbones import IMAGENET_MEAN, IMAGENET_STD, CifarResNet, build_backbone
+from smp_caption.config import Config, DataConfig, ModelConfig
+from smp_caption.data import open_data
 from smp_caption.extractor import Extractor, ExtractorConfig, ShapeExtractor, make_extractor
 from smp_caption.options import ExtractOptions
+from smp_caption.tokenizer import build_tokenizer
 
 SMALL = ExtractorConfig(backbone="resnet8_cifar", scales=((16, 1), (16, 2)))
 COLOURS = ((255, 0, 0), (0, 255, 0), (0, 0, 255), (51, 102, 204))
@@ -69,6 +73,43 @@ def test_cells_come_row_by_row_scale_by_scale() -> None:
     assert ExtractorConfig(scales=((16, 2), (16, 1))).regions == len(features)
     (plain,) = Extractor(ExtractorConfig(scales=((16, 2),), colour=False), Pixels())([quarters()])
     assert plain.shape == (4, 10)
+
+
+def test_boxes_are_those_of_the_cells_and_of_the_shapes_that_are_found() -> None:
+    extractor = Extractor(ExtractorConfig(scales=((16, 2), (16, 1))), Pixels())
+    one, other = extractor.boxes([quarters(), flat(COLOURS[0], 32)])
+    assert one.tolist() == other.tolist()
+    assert one.tolist() == [
+        [0, 0, 0.5, 0.5],
+        [0.5, 0, 1, 0.5],
+        [0, 0.5, 0.5, 1],
+        [0.5, 0.5, 1, 1],
+        [0, 0, 1, 1],
+    ]
+    crops = Extractor(ExtractorConfig(scales=((16, 2),), crops=True), Pixels())
+    (cut,) = crops([quarters()])
+    assert len(cut) == len(crops.boxes([quarters()])[0]) == 4
+    shapes = ShapeExtractor(24)
+    (boxes,), (found,) = shapes.boxes([quarters()]), shapes([quarters()])
+    assert boxes.shape == (len(found), 4)
+    assert boxes[0].tolist() == [0, 0, 1, 1]
+
+
+def test_a_relation_transformer_reads_what_was_extracted(pictures: Path, tmp_path: Path) -> None:
+    words = ["--dataset-json", str(pictures), "--backbone", "resnet8_cifar", "--scales", "16:1,16:2"]
+    extract.main([*words, "--output", str(tmp_path)])
+    size = Extractor.load(tmp_path).feature_size
+    data = open_data(
+        Config(
+            model=ModelConfig(caption_model="relation_transformer", att_feat_size=size),
+            data=DataConfig(dataset_dir=str(pictures), input_att_dir=str(tmp_path / "att"), num_workers=0),
+        )
+    )
+    assert data.sources.places["input_rel_box_dir"] == str(tmp_path / "box_relative")
+    tokenizer = build_tokenizer(tmp_path, kind="word", vocab_size=30, captions=data.train_captions())
+    batch = next(iter(data.loader("val", tokenizer)))
+    assert batch["boxes"].shape == (4, 5, 4)
+    assert batch["boxes"][0, 1].tolist() == [0, 0, 0.5, 0.5]
 
 
 def test_fitting_gives_every_number_mean_0_and_spread_1_unless_it_never_changes() -> None:
@@ -203,19 +244,31 @@ def test_the_command_writes_features_once_and_says_how_to_train(
     extractor = Extractor.load(output)
     size = extractor.feature_size
     assert f"21 pictures, 5 regions of {size} numbers (resnet8_cifar, weights: random)" in said
-    assert f"--input_att_dir {output / 'att'} --input_fc_dir {output / 'fc'} --att_feat_size {size}" in said
-    assert len(list((output / "att").glob("*.npy"))) == len(list((output / "fc").glob("*.npy"))) == 21
+    assert f"--input_att_dir {output / 'att'} --att_feat_size {size}\n" in said
+    assert f"--input_fc_dir {output / 'fc'} --fc_feat_size {size}\n" in said
+    assert f"--input_rel_box_dir {output / 'box_relative'}\n" in said
+    for name in ("att", "fc", "box", "box_relative"):
+        assert len(list((output / name).glob("*.npy"))) == 21
     picture = Image.open(pictures / "train/2.png")
     (wanted,) = extractor([picture])
     found = np.load(output / "att/2.npy")
     np.testing.assert_allclose(found, wanted, atol=1e-5)
     np.testing.assert_allclose(np.load(output / "fc/2.npy"), found.mean(axis=0), atol=1e-6)
+    (boxes,) = extractor.boxes([picture])
+    np.testing.assert_array_equal(np.load(output / "box_relative/2.npy"), boxes)
+    np.testing.assert_allclose(np.load(output / "box/2.npy"), boxes * 16)
     # What is there stays; what is missing is computed again, to the same bits.
     bits = (output / "att/2.npy").read_bytes()
     stays = (output / "att/3.npy").stat().st_mtime_ns
     (output / "att/2.npy").unlink()
     extract.main([*words, "--output", str(output), "--batch-size", "5"])
     np.testing.assert_allclose(np.load(output / "att/2.npy"), found, atol=1e-5)
+    # Features that were made before there were boxes get theirs.
+    rows = (output / "att/2.npy").stat().st_mtime_ns
+    shutil.rmtree(output / "box_relative")
+    extract.main([*words, "--output", str(output), "--batch-size", "5"])
+    np.testing.assert_array_equal(np.load(output / "box_relative/2.npy"), boxes)
+    assert (output / "att/2.npy").stat().st_mtime_ns == rows
     assert len(bits) == (output / "att/2.npy").stat().st_size
     assert (output / "att/3.npy").stat().st_mtime_ns == stays
 
@@ -236,6 +289,9 @@ def test_a_store_holds_what_a_folder_of_files_holds(pictures: Path, tmp_path: Pa
     for image_id in ids:
         np.testing.assert_allclose(store.get(image_id), files.get(image_id), atol=2e-2)
         assert open_features(tmp_path / "store/fc").get(image_id).shape[0] == 1
+        for name in ("box", "box_relative"):
+            boxes = [open_features(tmp_path / kind / name).get(image_id) for kind in ("npy", "store")]
+            np.testing.assert_array_equal(*boxes)
 
 
 def test_mistakes_of_the_command_are_one_line(

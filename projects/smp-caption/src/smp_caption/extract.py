@@ -1,17 +1,17 @@
 """``extract``: pictures to region features, for training on one's own pictures.
 
-Writes ``OUTPUT/att`` (regions, (S, F) a picture), ``OUTPUT/fc`` (their mean, (F,)), and the extractor
-itself, which goes along into every model that is trained on these features, so that ``demo`` can caption a
-picture file.
+Writes ``OUTPUT/att`` (regions, (S, F) a picture), ``OUTPUT/fc`` (their mean, (F,)), ``OUTPUT/box`` (the
+regions' boxes x1, y1, x2, y2 in pixels, (S, 4)), ``OUTPUT/box_relative`` (the same relative to the picture's
+width and height), and the extractor itself, which goes along into every model that is trained on these
+features, so that ``demo`` can caption a picture file.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -20,44 +20,16 @@ from torch import nn
 
 from prunelab import dist
 from prunelab.data.captions import CaptionRecord, open_captions, open_pictures
-from prunelab.data.features import open_features
+from prunelab.data.features import open_features, writing_features
 from prunelab.data.pictures import read_picture
 from prunelab.errors import UserError, entry
-from prunelab.util import atomic_write
 from smp_caption.cli import parse_extract
 from smp_caption.extractor import Extractor, ExtractorConfig, has_extractor, make_extractor
+from smp_caption.layout import OWN_BOXES
 from smp_caption.options import ExtractOptions
 
 FITTED = 200
 """About this many pictures, spread evenly, give the features' mean and spread."""
-
-
-class Writer(Protocol):
-    """Where features go: a folder of files or a store."""
-
-    def __contains__(self, image_id: int, /) -> bool:
-        """Whether this picture's features are written."""
-        ...
-
-    def add(self, image_id: int, rows: np.ndarray, /) -> None:
-        """Write one picture's features."""
-        ...
-
-
-class FolderWriter:
-    """One ``<id>.npy`` a picture, the layout of the original's features."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
-
-    def __contains__(self, image_id: int) -> bool:
-        return (self.folder / f"{image_id}.npy").is_file()
-
-    def add(self, image_id: int, rows: np.ndarray) -> None:
-        """Write ``rows`` in single precision; a file is there whole or not at all."""
-        with atomic_write(self.folder / f"{image_id}.npy") as file:
-            np.save(file, rows.astype(np.float32))
 
 
 def extract(options: ExtractOptions) -> Path:
@@ -78,16 +50,17 @@ def extract(options: ExtractOptions) -> Path:
         extractor = Extractor.load(output, device)
         mine = records[dist.rank() :: dist.world_size()]
         with ExitStack() as stack:
-            att, fc = (
-                _writer(stack, output / name, options.format, extractor.feature_size)
-                for name in ("att", "fc")
-            )
-            missing = [r for r in mine if r.image_id not in att or r.image_id not in fc]
-            for batch in _batches(missing, options.batch_size):
-                features = extractor(*_read(batch, options))
+            sinks = _Sinks(stack, options, output, extractor.feature_size)
+            for batch in _batches([r for r in mine if sinks.lack_features(r)], options.batch_size):
+                pictures, boxes = _read(batch, options)
+                features = extractor(pictures, boxes)
+                sinks.add_boxes(batch, pictures, boxes or extractor.boxes(pictures))
                 for record, rows in zip(batch, features, strict=True):
-                    _add(att, record.image_id, rows)
-                    _add(fc, record.image_id, rows.mean(axis=0, keepdims=options.format == "store"))
+                    sinks.add_features(record, rows)
+            # Features of earlier versions have no boxes beside them.
+            for batch in _batches([r for r in mine if sinks.lack_boxes(r)], options.batch_size):
+                pictures, boxes = _read(batch, options)
+                sinks.add_boxes(batch, pictures, boxes or extractor.boxes(pictures))
         dist.barrier()
         if dist.is_main():
             _report(output, extractor, len(records), time.monotonic() - started)
@@ -96,24 +69,52 @@ def extract(options: ExtractOptions) -> Path:
     return output
 
 
-def _add(writer: Writer, image_id: int, rows: np.ndarray) -> None:
-    if image_id not in writer:
-        writer.add(image_id, rows)
+class _Sinks:
+    """The four folders that are written; what is there already is left as it is."""
+
+    def __init__(self, stack: ExitStack, options: ExtractOptions, output: Path, width: int) -> None:
+        self.store = options.format == "store"
+        widths = {"att": width, "fc": width, "box": 4, OWN_BOXES: 4}
+        self._sinks = {
+            name: stack.enter_context(
+                writing_features(
+                    output / name,
+                    store=self.store,
+                    width=each,
+                    # Half precision is too coarse for pixels, and boxes are small.
+                    dtype="float16" if self.store and each == width else "float32",
+                    rank=dist.rank(),
+                )
+            )
+            for name, each in widths.items()
+        }
+
+    def lack_features(self, record: CaptionRecord) -> bool:
+        return any(record.image_id not in self._sinks[name] for name in ("att", "fc"))
+
+    def lack_boxes(self, record: CaptionRecord) -> bool:
+        return any(record.image_id not in self._sinks[name] for name in ("box", OWN_BOXES))
+
+    def add_features(self, record: CaptionRecord, rows: np.ndarray) -> None:
+        self._add("att", record, rows)
+        self._add("fc", record, rows.mean(axis=0, keepdims=self.store))
+
+    def add_boxes(
+        self, batch: Sequence[CaptionRecord], pictures: Sequence[Image.Image], boxes: Sequence[np.ndarray]
+    ) -> None:
+        for record, picture, relative in zip(batch, pictures, boxes, strict=True):
+            self._add("box", record, relative * ([picture.width, picture.height] * 2))
+            self._add(OWN_BOXES, record, np.clip(relative, 0, 1))
+
+    def _add(self, name: str, record: CaptionRecord, rows: np.ndarray) -> None:
+        if record.image_id not in self._sinks[name]:
+            self._sinks[name].add(record.image_id, rows)
 
 
 def _records(options: ExtractOptions) -> Sequence[CaptionRecord]:
     if options.images:
         return open_pictures(options.images).records
     return open_captions(options.dataset_json).records
-
-
-def _writer(stack: ExitStack, folder: Path, kind: str, width: int) -> Writer:
-    if kind == "npy":
-        return FolderWriter(folder)
-    from prunelab.data.store import FeatureWriter
-
-    writer: AbstractContextManager[FeatureWriter] = FeatureWriter(folder, width=width, rank=dist.rank())
-    return stack.enter_context(writer)
 
 
 def _prepare(options: ExtractOptions, output: Path, records: Sequence[CaptionRecord]) -> None:
@@ -182,10 +183,9 @@ def _report(output: Path, extractor: Extractor, count: int, seconds: float) -> N
         f"{output}: {count} pictures, {what} of {size} numbers "
         f"({config.backbone}, weights: {config.weights}) in {seconds:.1f} s"
     )
-    print(
-        f"train with: --input_att_dir {output / 'att'} --input_fc_dir {output / 'fc'} "
-        f"--att_feat_size {size} --fc_feat_size {size}"
-    )
+    print(f"train with: --input_att_dir {output / 'att'} --att_feat_size {size}")
+    print(f"Up-Down reads also: --input_fc_dir {output / 'fc'} --fc_feat_size {size}")
+    print(f"relation transformers read also: --input_rel_box_dir {output / OWN_BOXES}")
 
 
 @entry

@@ -91,11 +91,13 @@ class Extractor:
         """
         if not self.config.crops:
             return list(self.grid(pictures).numpy())
-        cells = np.concatenate([_cells(n) for _, n in self.config.scales])
-        return [
-            self.cut(picture, cells if boxes is None else boxes[i]).numpy()
-            for i, picture in enumerate(pictures)
-        ]
+        places = self.boxes(pictures) if boxes is None else boxes
+        return [self.cut(picture, place).numpy() for picture, place in zip(pictures, places, strict=True)]
+
+    def boxes(self, pictures: Sequence[Image.Image]) -> list[np.ndarray]:
+        """Where the regions of each picture are that it is called with, (S, 4) relative x1, y1, x2, y2."""
+        cells = np.concatenate([_cells(n) for _, n in self.config.scales]).astype(np.float32)
+        return [cells] * len(pictures)
 
     @torch.inference_mode()
     def grid(self, pictures: Sequence[Image.Image]) -> Tensor:
@@ -221,6 +223,10 @@ class ShapeExtractor(Extractor):
     ) -> list[np.ndarray]:
         """Features of each picture, (S, F) float32; it finds the S regions itself."""
         return [find_regions(picture, self.feature_size)[1] for picture in pictures]
+
+    def boxes(self, pictures: Sequence[Image.Image]) -> list[np.ndarray]:
+        """The boxes that it finds, (S, 4) relative x1, y1, x2, y2."""
+        return [find_regions(picture, self.feature_size)[0] for picture in pictures]
 
     @property
     def feature_size(self) -> int:
