@@ -77,6 +77,8 @@ def test_buffers_lists_and_mistakes_are_the_same_on_both_ranks(ranks):
         assert found["buffers"].tolist() == [0.5, 0.5, 5.0]
         assert found["gathered"].tolist() == [0, 2, 4, 1, 3]
         assert found["mistake on both"]
+        assert found["mean count"].tolist() == [5.0]
+        assert found["mean count"].dtype == torch.float64
 
 
 @pytest.mark.dist

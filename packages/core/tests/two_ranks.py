@@ -116,6 +116,7 @@ def messages(found: dict) -> None:
     found["gathered"] = torch.tensor([float(key) for key, _ in joined])
     assert dict(joined)[0] == "a"
     assert dist.gather_objects([rank, rank]) == [0, 0, 1, 1]
+    found["mean count"] = dist.mean_over_ranks(torch.tensor(3 + 4 * rank)).view(1)
 
     def mistake() -> None:
         raise UserError("disk full")
