@@ -144,6 +144,7 @@ class Graph:
         path: The file.
         facts: Its ``metadata``, as text.
         inputs: Names of what it reads; what changed nothing was dropped by the exporter.
+        outputs: Names of what it writes.
 
     Raises:
         UserError: The file is missing or damaged, or onnxruntime is not installed.
@@ -164,6 +165,7 @@ class Graph:
         self._session = session
         self.facts: dict[str, str] = session.get_modelmeta().custom_metadata_map
         self.inputs: tuple[str, ...] = tuple(entry.name for entry in session.get_inputs())
+        self.outputs: tuple[str, ...] = tuple(entry.name for entry in session.get_outputs())
 
     def __call__(self, outputs: Sequence[str], feeds: Mapping[str, Tensor]) -> list[Tensor]:
         """The outputs of these names; of ``feeds``, what the graph does not read is left out."""
@@ -186,42 +188,38 @@ class StepGraphs:
 
     Args:
         folder: With both graphs, whose facts say what the ``model`` is.
-        encoded: Names of what the encoder says of pictures and the step reads.
-        caches: Names of the caches.
         threads: Of onnxruntime; 0: its own choice.
 
     Raises:
         UserError: A file is missing or damaged, says nothing of its model, or onnxruntime is not installed.
     """
 
-    def __init__(
-        self, folder: Path, *, encoded: Sequence[str], caches: Sequence[str], threads: int = 0
-    ) -> None:
+    def __init__(self, folder: Path, *, threads: int = 0) -> None:
         self.encoder, self.stepper = (Graph(folder / name, threads=threads) for name in (ENCODER, STEP))
-        self.encoded, self.caches = tuple(encoded), tuple(caches)
         self.facts = self.encoder.facts
         if "model" not in self.facts:
             raise UserError(f"{folder / ENCODER}: no graph of a captioner: it says nothing of its model")
+        self.read = tuple(name for name in self.encoder.outputs if name in self.stepper.inputs)
 
-    def begin(self, pictures: Mapping[str, Tensor], caches: Sequence[Tensor]) -> State:
+    def begin(self, pictures: Mapping[str, Tensor], caches: Mapping[str, Tensor]) -> State:
         """Encode.
 
         Args:
             pictures: What the encoder reads, by name; what the step reads, too, is kept.
-            caches: As they are before the first word, with a row a picture.
+            caches: As they are before the first word, by name, with a row a picture.
         """
         image = {name: value for name, value in pictures.items() if name in self.stepper.inputs}
-        image |= dict(zip(self.encoded, self.encoder(self.encoded, pictures), strict=True))
-        return State(per_image=image, per_beam=tuple(caches))
+        image |= dict(zip(self.read, self.encoder(self.read, pictures), strict=True))
+        return State(per_image=image, per_beam=dict(caches))
 
     def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
         """Read a word of each row: log-probabilities (N, V) of the next, and the state after it."""
         pictures, _ = replace(state, per_beam=None).size
         picture = torch.arange(pictures).repeat_interleave(len(tokens) // pictures)
-        feeds = {**state.per_image, **dict(zip(self.caches, state.per_beam, strict=True))}
-        names = ("log_probs", *(f"{name}_next" for name in self.caches))
-        log_probs, *caches = self.stepper(names, {"tokens": tokens, "picture": picture, **feeds})
-        return log_probs.clamp(max=0.0), replace(state, per_beam=tuple(caches))
+        feeds = {"tokens": tokens, "picture": picture, **state.per_image, **state.per_beam}
+        log_probs, *after = self.stepper(["log_probs", *(f"{name}_next" for name in state.per_beam)], feeds)
+        caches = dict(zip(state.per_beam, after, strict=True))
+        return log_probs.clamp(max=0.0), replace(state, per_beam=caches)
 
 
 def _need(package: str, what: str = "exporting to") -> Any:

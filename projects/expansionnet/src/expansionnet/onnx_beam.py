@@ -21,7 +21,7 @@ import prunelab.decode
 from expansionnet.config import DecodeConfig, ModelConfig
 from expansionnet.decoding import Captions, captions_of, options
 from expansionnet.layout import VOCABULARY_FILE
-from expansionnet.onnx_graphs import CACHES, READ, empty_caches
+from expansionnet.onnx_graphs import CACHES, empty_caches
 from expansionnet.preprocess import Preprocess
 from expansionnet.text import to_text
 from expansionnet.vocabulary import Vocabulary
@@ -47,7 +47,7 @@ class OnnxCaptioner:
 
     def __init__(self, folder: str | Path, *, threads: int = 0) -> None:
         place = Path(folder)
-        self.graphs = StepGraphs(place, encoded=READ, caches=CACHES, threads=threads)
+        self.graphs = StepGraphs(place, threads=threads)
         facts, where = self.graphs.facts, str(place / ENCODER)
         self.config = from_plain(ModelConfig, json.loads(facts["model"]), where=where)
         self.decode = from_plain(DecodeConfig, json.loads(facts["decode"]), where=where)
@@ -67,7 +67,8 @@ class OnnxCaptioner:
         feeds = {"images" if self.config.is_end_to_end else "features": x.float()}
         if not self.config.is_end_to_end:
             feeds["pads"] = torch.zeros(len(x), dtype=torch.int64) if pads is None else pads
-        return self.graphs.begin(feeds, empty_caches(self.config, len(x)))
+        caches: dict[str, Tensor] = dict(zip(CACHES, empty_caches(self.config, len(x)), strict=True))
+        return self.graphs.begin(feeds, caches)
 
     def search(self, x: Tensor, options: DecodeOptions, *, pads: Tensor | None = None) -> Captions:
         """The best caption of each picture; see `expansionnet.decoding.search`."""

@@ -29,9 +29,7 @@ VECTORS = ("key", "cond", "class_a", "class_b")
 """What a decoder layer keeps of a word at width D."""
 CACHES = ("vectors", "queries", "forward")
 """What a step keeps of a row's words: (N, K, 4, T, D), (N, K, T, E) and (N, K, 2, T, E, T)."""
-READ = ("keys", "values")
-"""What of it a step reads."""
-ENCODED = ("encoded", *READ)
+ENCODED = ("encoded", "keys", "values")
 """What the encoder says of pictures: (B, S, D), and twice (B, K, H, S, D/H)."""
 
 

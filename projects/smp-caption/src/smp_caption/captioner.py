@@ -10,8 +10,9 @@ print(captioner.caption("cat.jpg"))
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, overload
 
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 
 from prunelab.config import from_plain, to_plain
 from prunelab.data.pictures import read_picture
-from prunelab.decode import decode
+from prunelab.decode import DecodeOptions, decode
 from prunelab.errors import UserError
 from prunelab.hub import load_model_folder, model_card, note_facts, save_model_folder
 from prunelab.mask import MaskSpec, apply_masks, draw_once
@@ -38,8 +39,124 @@ USAGE = 'import smp_caption\n\nm = smp_caption.load("this/folder")\nprint(m.capt
 Picture = str | Path | Image.Image
 
 
+@dataclass(frozen=True, kw_only=True)
+class Pictures:
+    """Pictures as features of their regions."""
+
+    features: Sequence[np.ndarray]
+    """(S, F), one array a picture."""
+    means: Sequence[np.ndarray] | None = None
+    """Mean features (F,), where they are not the regions' mean; read by Up-Down."""
+    boxes: Sequence[np.ndarray] | None = None
+    """(S, 4) relative x1, y1, x2, y2 of the regions; needed by a relation transformer."""
+
+    def check(self, config: ModelConfig) -> None:
+        """Refuse what a model cannot read.
+
+        Raises:
+            UserError: features of another size, or boxes that are missing or do not fit.
+        """
+        size = config.att_feat_size
+        wrong = [f.shape for f in self.features if f.ndim != 2 or f.shape[1] != size]
+        if wrong:
+            raise UserError(f"features of shape {wrong[0]}, expected (regions, {size})")
+        if config.caption_model not in RELATION_TRANSFORMERS:
+            return
+        if self.boxes is None:
+            raise UserError(f"{config.caption_model} reads boxes: expected `boxes`, (regions, 4) a picture")
+        for boxes, features in zip(self.boxes, self.features, strict=True):
+            if boxes.shape != (len(features), 4):
+                raise UserError(f"boxes of shape {boxes.shape}, expected ({len(features)}, 4): one a region")
+
+    def batch(self, config: ModelConfig) -> Inputs:
+        """What a model reads of them, padded to the picture with the most regions."""
+        fc_feats, boxes = None, None
+        if config.caption_model in UP_DOWN:
+            means = [f.mean(axis=0) for f in self.features] if self.means is None else self.means
+            fc_feats = torch.from_numpy(np.stack(means).astype(np.float32))
+        if config.caption_model in RELATION_TRANSFORMERS:
+            assert self.boxes is not None
+            boxes = _padded(self.boxes)
+        present = _padded([np.ones(len(f)) for f in self.features])
+        return Inputs(_padded(self.features), present, fc_feats, boxes)
+
+    def some(self, places: Sequence[int]) -> Pictures:
+        """Some of them."""
+        chosen = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Pictures(**{name: each and [each[i] for i in places] for name, each in chosen.items()})
+
+
+def _padded(rows: Sequence[np.ndarray]) -> Tensor:
+    each = [torch.from_numpy(np.asarray(x, dtype=np.float32)) for x in rows]
+    return nn.utils.rnn.pad_sequence(each, batch_first=True)
+
+
+class PictureReader(ABC):
+    """What turns pictures into captions, by whatever means it decodes."""
+
+    config: ModelConfig
+    tokenizer: Tokenizer
+    decode: DecodeConfig
+    extractor: Extractor | None
+
+    @abstractmethod
+    def search(self, pictures: Pictures, options: DecodeOptions) -> list[list[int]]:
+        """The ids of the best caption of each picture."""
+
+    @overload
+    def caption(self, pictures: Picture, *, beam_size: int | None = None) -> str: ...
+    @overload
+    def caption(self, pictures: Sequence[Picture], *, beam_size: int | None = None) -> list[str]: ...
+    def caption(
+        self, pictures: Picture | Sequence[Picture], *, beam_size: int | None = None
+    ) -> str | list[str]:
+        """Say what is on a picture (a file or a PIL image), or on each of several.
+
+        Raises:
+            UserError: a file is missing or is no picture, or the model reads features and has no extractor.
+        """
+        single = isinstance(pictures, str | Path | Image.Image)
+        each = [pictures] if single else list(pictures)
+        if self.extractor is None:
+            raise UserError(
+                "this model was trained on given features and holds no extractor: caption features instead"
+            )
+        images = [p if isinstance(p, Image.Image) else read_picture(p) for p in each]
+        relations = self.config.caption_model in RELATION_TRANSFORMERS
+        found: list[str] = []
+        for start in range(0, len(images), 32):
+            some = images[start : start + 32]
+            boxes = self.extractor.boxes(some) if relations else None
+            found += self.caption_features(self.extractor(some), boxes=boxes, beam_size=beam_size)
+        return found[0] if single else found
+
+    def caption_features(
+        self,
+        features: Sequence[np.ndarray],
+        means: Sequence[np.ndarray] | None = None,
+        boxes: Sequence[np.ndarray] | None = None,
+        *,
+        beam_size: int | None = None,
+    ) -> list[str]:
+        """Caption pictures given as features of regions.
+
+        Args:
+            features: see `Pictures`.
+            means: see `Pictures`.
+            boxes: see `Pictures`.
+            beam_size: beams; None: as the model was trained to be tested.
+
+        Raises:
+            UserError: features of another size, or boxes that are missing or do not fit.
+        """
+        pictures = Pictures(features=features, means=means, boxes=boxes)
+        pictures.check(self.config)
+        options = decode_options(self.config, self.decode, beam_size or self.decode.beam_size_test)
+        return [self.tokenizer.decode(ids) for ids in self.search(pictures, options)]
+
+
 @dataclass(kw_only=True)
-class Captioner:
+class Captioner(PictureReader):
     """Everything that turns a picture into a caption."""
 
     model: Network
@@ -62,65 +179,18 @@ class Captioner:
         """Where the network is."""
         return next(self.model.parameters()).device
 
-    @overload
-    def caption(self, pictures: Picture, *, beam_size: int | None = None) -> str: ...
-    @overload
-    def caption(self, pictures: Sequence[Picture], *, beam_size: int | None = None) -> list[str]: ...
-    def caption(
-        self, pictures: Picture | Sequence[Picture], *, beam_size: int | None = None
-    ) -> str | list[str]:
-        """Say what is on a picture (a file or a PIL image), or on each of several.
-
-        Raises:
-            UserError: a file is missing or is no picture, or the model reads features and has no extractor.
-        """
-        single = isinstance(pictures, str | Path | Image.Image)
-        each = [pictures] if single else list(pictures)
-        if self.extractor is None:
-            raise UserError(
-                "this model was trained on given features and holds no extractor: caption features instead"
-            )
-        images = [p if isinstance(p, Image.Image) else read_picture(p) for p in each]
-        found: list[str] = []
-        for start in range(0, len(images), 32):
-            some = images[start : start + 32]
-            relations = self.config.caption_model in RELATION_TRANSFORMERS
-            boxes = self.extractor.boxes(some) if relations else None
-            found += self.caption_features(self.extractor(some), boxes=boxes, beam_size=beam_size)
-        return found[0] if single else found
-
     @torch.inference_mode()
-    def caption_features(
-        self,
-        features: Sequence[np.ndarray],
-        means: Sequence[np.ndarray] | None = None,
-        boxes: Sequence[np.ndarray] | None = None,
-        *,
-        beam_size: int | None = None,
-    ) -> list[str]:
-        """Caption pictures given as features of regions.
-
-        Args:
-            features: (S, F), one array a picture.
-            means: mean features (F,), where they are not the regions' mean; read by Up-Down.
-            boxes: (S, 4) relative x1, y1, x2, y2 of the regions; needed by a relation transformer.
-            beam_size: beams; None: as the model was trained to be tested.
-
-        Raises:
-            UserError: features of another size, or boxes that are missing or do not fit.
-        """
-        inputs = inputs_of(self.config, features, means, boxes)
+    def search(self, pictures: Pictures, options: DecodeOptions) -> list[list[int]]:
+        """See `PictureReader.search`."""
         was_training = self.model.training
         self.model.eval()
         try:
-            options = decode_options(self.config, self.decode, beam_size or self.decode.beam_size_test)
             with draw_once(self.model):
-                found = decode(
-                    self.model.step, self.model.begin(Inputs.of(inputs._asdict(), self.device)), options
-                )
+                inputs = Inputs.of(pictures.batch(self.config)._asdict(), self.device)
+                found = decode(self.model.step, self.model.begin(inputs), options)
         finally:
             self.model.train(was_training)
-        return [self.tokenizer.decode(tokens) for tokens in found.tokens[:, 0].tolist()]
+        return found.tokens[:, 0].tolist()
 
     def save_pretrained(self, folder: str | Path, *, extra: Mapping[str, Any] | None = None) -> Path:
         """Write configuration, weights, model card, tokenizer and extractor into a folder.
@@ -129,13 +199,10 @@ class Captioner:
             folder: where to; an earlier model there is replaced.
             extra: plain data to keep with the model (training step, scores); shown on the card.
         """
-        tokenizer: dict[str, Any] = {"kind": self.tokenizer.kind}
-        if isinstance(self.tokenizer, RadixTokenizer):
-            tokenizer["base"] = self.tokenizer.base
         plain = {
             "model": to_plain(self.config),
             "decode": to_plain(self.decode),
-            "tokenizer": tokenizer,
+            "tokenizer": tokenizer_facts(self.tokenizer),
             "notes": dict(extra or {}),
         }
         files: dict[str, bytes | str | Path] = {Path(n).name: v for n, v in self.tokenizer.files().items()}
@@ -193,44 +260,6 @@ class Captioner:
         return replace(self, model=model.to(self.device).eval(), config=config, mask=None)
 
 
-def inputs_of(
-    config: ModelConfig,
-    features: Sequence[np.ndarray],
-    means: Sequence[np.ndarray] | None = None,
-    boxes: Sequence[np.ndarray] | None = None,
-) -> Inputs:
-    """Pictures of any numbers of regions as one batch; see `Captioner.caption_features`.
-
-    Raises:
-        UserError: features of another size, or boxes that are missing or do not fit.
-    """
-    wrong = [f.shape for f in features if f.ndim != 2 or f.shape[1] != config.att_feat_size]
-    if wrong:
-        raise UserError(f"features of shape {wrong[0]}, expected (regions, {config.att_feat_size})")
-    relations = config.caption_model in RELATION_TRANSFORMERS
-    if relations:
-        if boxes is None:
-            raise UserError(f"{config.caption_model} reads boxes: expected `boxes`, (regions, 4) a picture")
-        shapes = [(b.shape, len(f)) for b, f in zip(boxes, features, strict=True) if b.shape != (len(f), 4)]
-        if shapes:
-            raise UserError(f"boxes of shape {shapes[0][0]}, expected ({shapes[0][1]}, 4): one a region")
-
-    def padded(rows: Sequence[np.ndarray]) -> Tensor:
-        each = [torch.from_numpy(np.asarray(x, dtype=np.float32)) for x in rows]
-        return nn.utils.rnn.pad_sequence(each, batch_first=True)
-
-    fc_feats = None
-    if config.caption_model in UP_DOWN:
-        rows = [f.mean(axis=0) for f in features] if means is None else means
-        fc_feats = torch.from_numpy(np.stack(rows).astype(np.float32))
-    return Inputs(
-        att_feats=padded(features),
-        att_masks=padded([np.ones(len(f)) for f in features]),
-        fc_feats=fc_feats,
-        boxes=padded(boxes) if relations and boxes is not None else None,
-    )
-
-
 def check_tokenizer(tokenizer: Tokenizer, config: ModelConfig, where: str) -> None:
     """Refuse a tokenizer whose ids the model does not know.
 
@@ -247,6 +276,12 @@ def check_tokenizer(tokenizer: Tokenizer, config: ModelConfig, where: str) -> No
         raise UserError(
             f"{where}: bos_token_id and eos_token_id are {ours}, expected {theirs}, its tokenizer's"
         )
+
+
+def tokenizer_facts(tokenizer: Tokenizer) -> dict[str, Any]:
+    """What `open_tokenizer` must know besides the file."""
+    base = {"base": tokenizer.base} if isinstance(tokenizer, RadixTokenizer) else {}
+    return {"kind": tokenizer.kind, **base}
 
 
 def open_tokenizer(folder: Path, *, kind: str = "word", base: int = 768) -> Tokenizer:

@@ -7,19 +7,23 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from prunelab.config import to_plain
-from prunelab.decode import State
+from prunelab.decode import decode
 from prunelab.errors import UserError, entry
+from prunelab.export import ExportReport
 from prunelab.mask import MASK_SUFFIX, packed
 from smp_caption import original
-from smp_caption.captioner import Captioner
+from smp_caption.captioner import Captioner, tokenizer_facts
 from smp_caption.cli import parse_export
 from smp_caption.config import Config, PruneConfig
+from smp_caption.evaluate import decode_options
 from smp_caption.export_original import sparse_state
-from smp_caption.model import Inputs, Network, UpDown
-from smp_caption.model.up_down import Encoded, Hidden
+from smp_caption.model import Network
+from smp_caption.model.checkpoint import own_state
+from smp_caption.onnx_beam import OnnxCaptioner
+from smp_caption.onnx_graphs import TOLERANCE, example_of, export_graphs
 from smp_caption.options import ExportOptions
 
 SUFFIXES = {
@@ -29,15 +33,18 @@ SUFFIXES = {
     "packed": ".pack",
     "onnx": ".onnx",
 }
+BEAMS = 3
+"""Beams of the captions that are compared."""
 
 
 def export(options: ExportOptions) -> Path:
     """Write the model in the format asked for.
 
     ``original``: the original's state dict, masks included; ``sparse``: pruned weights as COO tensors;
-    ``binary``: all weights, with masks rounded. Beside these three ``config.json`` and ``tokenizer/`` are
-    written where there is no ``config.json``, since such a file loads only with them. ``packed``: a packed
-    sparse file; ``onnx``: a folder with graphs of the encoder and of a decoder step, compared with PyTorch.
+    ``binary``: all weights, with masks rounded; ``packed``: a packed sparse file. Beside these four
+    ``config.json`` and ``tokenizer/`` are written where there is no ``config.json``, since such a file loads
+    only with them. ``onnx``: a folder with graphs of the encoder and of a decoder step, whose captions are
+    compared with PyTorch's (`smp_caption.onnx_beam` captions with them).
 
     Raises:
         UserError: no such model, or one without masks where masks are needed.
@@ -59,12 +66,15 @@ def export(options: ExportOptions) -> Path:
         case "binary":
             original.write_state(target, rounded_masks(captioner.model))
         case "packed":
-            packed.pack(captioner.pruned().model.state_dict(), target, merge_zeros=True)
+            packed.pack(own_state(captioner.pruned().model.state_dict()), target, merge_zeros=True)
         case "onnx":
-            export_onnx(captioner.pruned(), target)
+            dense = captioner.pruned()
+            for report in export_onnx(dense, target):
+                print(report)
+            print(compare(dense, OnnxCaptioner(target), BEAMS))
         case other:
             raise UserError(f"format {other!r} is not known, expected one of {', '.join(SUFFIXES)}")
-    if options.format in ("original", "sparse", "binary"):
+    if options.format != "onnx":
         _describe(captioner, source, target.parent)
     print(f"written: {target}")
     return target
@@ -101,80 +111,53 @@ def rounded_masks(model: Network) -> dict[str, Tensor]:
     return {n: (v > 0).to(v.dtype) if n.endswith(MASK_SUFFIX) else v for n, v in state.items()}
 
 
-class EncoderGraph(nn.Module):
-    """Features to what all steps of a picture's caption share."""
+def export_onnx(captioner: Captioner, folder: Path) -> tuple[ExportReport, ExportReport]:
+    """Write ``encoder.onnx``, ``step.onnx``, the tokenizer and the extractor; see `onnx_graphs`.
 
-    def __init__(self, model: UpDown) -> None:
-        super().__init__()
-        self.model = model
+    A transformer decodes exactly there, with a cache for each depth, whatever its layers share.
 
-    def forward(self, att_feats: Tensor, fc_feats: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Map (B, S, F) and (B, F) to regions (B, S, R), their keys (B, S, A) and the mean (B, R)."""
-        encoded = self.model.encode(Inputs(att_feats, None, fc_feats))
-        return encoded.att, encoded.p_att, encoded.fc
-
-
-class StepGraph(nn.Module):
-    """One step of decoding."""
-
-    def __init__(self, model: UpDown) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(
-        self, tokens: Tensor, att: Tensor, p_att: Tensor, fc: Tensor, h: Tensor, c: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Map tokens (N,) and state h, c (2, N, R) to log-probabilities (N, V) and the next state."""
-        image = {"encoded": Encoded(att=att, p_att=p_att, mask=None, fc=fc), "shared": None, "fixed": None}
-        state = State(per_image=image, per_beam=Hidden(h[0], c[0], h[1], c[1]))
-        log_probs, state = self.model.step(tokens, state)
-        after: Hidden = state.per_beam
-        return log_probs, torch.stack([after.h_att, after.h_lang]), torch.stack([after.c_att, after.c_lang])
-
-
-def export_onnx(captioner: Captioner, folder: Path) -> None:
-    """Write ``encoder.onnx`` and ``step.onnx`` with a free batch size, each run and compared with PyTorch."""
-    from prunelab.export import to_onnx
-
-    folder.mkdir(parents=True, exist_ok=True)
-    model, cfg = captioner.model.cpu().eval(), captioner.config
-    if not isinstance(model, UpDown):
-        raise UserError(f"caption_model {cfg.caption_model}: only Up-Down is exported to ONNX")
-    generator = torch.Generator().manual_seed(0)
-    att = torch.randn(2, 7, cfg.att_feat_size, generator=generator)
-    images, regions = {0: "pictures"}, {0: "pictures", 1: "regions"}
-    first = to_onnx(
-        EncoderGraph(model),
-        (att, att.mean(1)),
-        folder / "encoder.onnx",
-        input_names=["att_feats", "fc_feats"],
-        output_names=["att", "p_att", "fc"],
-        dynamic={"att_feats": regions, "fc_feats": images},
-        metadata=to_plain(cfg),
-    )
-    with torch.no_grad():
-        encoded = model.encode(Inputs(att, None, att.mean(1)))
-    state = torch.zeros(2, 2, cfg.rnn_size)
-    rows = {1: "pictures"}
-    second = to_onnx(
-        StepGraph(model),
-        (
-            torch.tensor([cfg.bos_token_id, cfg.eos_token_id]),
-            encoded.att,
-            encoded.p_att,
-            encoded.fc,
-            state,
-            state,
-        ),
-        folder / "step.onnx",
-        input_names=["tokens", "att", "p_att", "fc", "h", "c"],
-        output_names=["log_probs", "h_next", "c_next"],
-        dynamic={"tokens": images, "att": regions, "p_att": regions, "fc": images, "h": rows, "c": rows},
-        metadata=to_plain(cfg),
-    )
+    Raises:
+        UserError: a graph would not agree with PyTorch.
+    """
+    captioner.model.cpu().eval()
+    facts = {
+        "model": to_plain(captioner.config),
+        "decode": to_plain(captioner.decode),
+        "tokenizer": tokenizer_facts(captioner.tokenizer),
+    }
+    reports = export_graphs(captioner.model, folder, facts=facts)
     captioner.tokenizer.save(folder)
-    for report in (first, second):
-        print(report)
+    if captioner.extractor is not None:
+        captioner.extractor.save(folder)
+    return reports
+
+
+def compare(captioner: Captioner, graphs: OnnxCaptioner, beam_size: int) -> str:
+    """Caption noise with PyTorch and with the graphs.
+
+    Returns:
+        A line on what was compared.
+
+    Raises:
+        UserError: captions differ, or their log-probabilities by more than `TOLERANCE`.
+    """
+    noise = example_of(captioner.config, pictures=3)
+    options = decode_options(captioner.config, captioner.decode, beam_size)
+    with torch.inference_mode():
+        expected = decode(captioner.model.step, captioner.model.begin(noise), options)
+    found = graphs.decoded(noise, options)
+    others = int((found.tokens != expected.tokens).any(dim=-1).sum())
+    if others:
+        raise UserError(f"{others} captions of the graphs differ from PyTorch's, expected none")
+    difference = float((found.log_probs - expected.log_probs).abs().max())
+    if not difference <= TOLERANCE:
+        raise UserError(
+            f"log-probabilities of the graphs' captions differ by {difference:.1e}, "
+            f"expected at most {TOLERANCE:g}"
+        )
+    return (
+        f"captions of noise with {beam_size} beams are PyTorch's, log-probabilities within {difference:.1e}"
+    )
 
 
 @entry
