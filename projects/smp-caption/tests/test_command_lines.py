@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -135,7 +136,56 @@ ROWS: list[tuple[str, list[str], dict[str, Any]]] = [
         | SCST_VALUES
         | {"prune_type": "mask_freeze", "start_from": "/runs/smp/model_best_bin_mask.pth"},
     ),
+    *(
+        (
+            f"{PRUNED} --prune_type {kind} --prune_sparsity_target 0.975 --start_from /runs/{start}",
+            [],
+            PRUNED_VALUES
+            | {"prune_type": kind, "prune_sparsity_target": 0.975, "start_from": f"/runs/{start}"},
+        )
+        for kind, start in (
+            ("lottery_mag_uniform", "dense"),
+            ("lottery_mag_blind", "dense"),
+            ("lottery_mask_freeze", "gradual"),
+        )
+    ),
+    (
+        f"{ACORT.replace('0,0,0,1,1,1', '0,0,0,0,0,0')}",
+        ["[0, 0, 0, 0, 0, 0]", "--d_model", "256", "--dim_feedforward", "1024"],
+        ACORT_VALUES
+        | {
+            "share_layer_encoder": (0,) * 6,
+            "share_layer_decoder": (0,) * 6,
+            "d_model": 256,
+            "dim_feedforward": 1024,
+        },
+    ),
+    *(
+        (
+            f"--scst_start_epoch 0 --lr_scheduler step --scst_sample {sample} --scst_baseline {baseline}",
+            [],
+            {
+                "scst_start_epoch": 0,
+                "lr_scheduler": "step",
+                "scst_sample": sample,
+                "scst_baseline": baseline,
+            },
+        )
+        for sample in ("random", "beam_search")
+        for baseline in ("greedy", "sample")
+    ),
+    (
+        "--caption_model transformer --label_smoothing 0.1",
+        [],
+        {"caption_model": "transformer", "label_smoothing": 0.1},
+    ),
+    ("--no_box --share_att_e qk", [], {"no_box_trigonometric_embedding": True, "share_att_encoder": "qk"}),
     ("--share_att_encoder none --cached_tokens null", ["--id", ""], {}),
+    (
+        "--share_layer_encoder none --share_layer_decoder null --share_att_decoder",
+        ["", "--tokenizer", "character", "--max_seq_length", "60"],
+        {"tokenizer": "character", "max_seq_length": 60},
+    ),
     ("--mscoco_online_test --retokenize", [], {"mscoco_online_test": True, "retokenize_captions": True}),
 ]
 
@@ -183,6 +233,24 @@ def test_model_size_sets_sizes_that_are_not_typed() -> None:
     cfg = lower(cli.parse_train(words.split()))
     assert cfg.model.rnn_size == 77
     assert cfg.model.att_hid_size == 32
+    assert cfg.model.d_model == 512
+    cfg = lower(cli.parse_train(["--model_size", "testing", "--num_layers", "3"]))
+    assert (cfg.model.d_model, cfg.model.num_layers, cfg.model.rnn_size) == (32, 3, 1000)
+
+
+def test_our_own_flags_of_methods_may_be_typed_with_either_line() -> None:
+    words = "--prune_gradual_frequency 25 --scst_end_in_reward --drop_prob_layer 0.2"
+    expected = changed(prune_gradual_frequency=25, scst_end_in_reward=True, drop_prob_layer=0.2)
+    assert lower(cli.parse_train(words.split())) == expected
+    assert lower(cli.parse_train(words.replace("_", "-").split())) == expected
+    assert lower(cli.parse_train(["--drop_prob_layer", "none", "--seed", "8888"])) == FAITHFUL
+    with pytest.raises(UserError, match="unknown flag --drop_prob_layer"):
+        cli.parse_train([*UP_DOWN.split(), "--drop_prob_layer", "0.2"])
+
+
+def test_a_radix_networks_ids_are_its_digits_pad_bos_and_eos() -> None:
+    assert changed(tokenizer="radix").network_vocab_size == 768 + 3
+    assert FAITHFUL.network_vocab_size == 10001
 
 
 # The original's flags as its parser adds them for one model, data set and tokenizer; a value to type.
@@ -223,6 +291,7 @@ PARSERS = [
     ("up_down_lstm", "word", UP_DOWN_FLAGS),
     ("up_down_lstm_prune", "word", UP_DOWN_FLAGS | PRUNING),
     ("transformer", "word", TRANSFORMER_FLAGS),
+    ("transformer_prune", "bpe", TRANSFORMER_FLAGS | PRUNING),
     ("relation_transformer", "radix", ORT_FLAGS | {"radix_base": "7"}),
     ("relation_transformer_prune", "word", ORT_FLAGS | PRUNING),
 ]
@@ -337,6 +406,10 @@ def test_help_names_every_flag_and_begins_with_the_project(capsys: pytest.Captur
         (cli.parse_convert, "convert"),
         (cli.parse_export, "export"),
         (cli.parse_bench, "bench"),
+        (cli.parse_collect_scores, "collect-scores"),
+        (cli.parse_collect_captions, "collect-captions-plus"),
+        (partial(cli.parse_plot, "plot-scores"), "plot-scores"),
+        (partial(cli.parse_plot, "plot-sparsities"), "plot-sparsities"),
     ):
         with pytest.raises(SystemExit) as stop:
             parse(["--help"])
@@ -346,6 +419,8 @@ def test_help_names_every_flag_and_begins_with_the_project(capsys: pytest.Captur
         assert "--version" in shown
         if command == "train":
             for name in {**GENERAL, **TRAINING, **DATA, **PRUNING, **UP_DOWN_FLAGS, **ORT_FLAGS}:
+                assert f"--{name}" in shown
+            for name in ("radix_base", "prune-gradual-frequency", "scst-end-in-reward", "drop-prob-layer"):
                 assert f"--{name}" in shown
             assert "(default: 8888)" in shown
     with pytest.raises(SystemExit):
@@ -370,6 +445,9 @@ def test_other_commands_read_their_arguments() -> None:
     assert cli.parse_convert(["a", "b"]).destination == "b"
     assert cli.parse_export(["a", "--format", "onnx"]).format == "onnx"
     assert cli.parse_bench(["decode-*", "--rounds", "7"]).names == ("decode-*",)
+    assert cli.parse_collect_scores(["--log", "runs", "--output", "x"]).log_dir == "runs"
+    assert cli.parse_collect_captions(["a", "b", "--show", "3"]).runs == ("a", "b")
+    assert cli.parse_plot("plot-scores", ["a", "--score", "Bleu_4"]).score == "Bleu_4"
     binarize = cli.parse_binarize(["--log_dir", "runs", "--id", "a"])
     assert (binarize.model, binarize.format) == ("runs/a", "binary")
     for parse, words in (
@@ -380,6 +458,9 @@ def test_other_commands_read_their_arguments() -> None:
         (cli.parse_binarize, []),
         (cli.parse_demo, ["a.jpg", "--beam-size", "0"]),
         (cli.parse_bench, ["--rounds", "4"]),
+        (cli.parse_collect_captions, []),
+        (cli.parse_collect_captions, ["a", "--show", "-1"]),
+        (cli.parse_collect_scores, ["--logdir", "x"]),
     ):
         with pytest.raises(UserError):
             parse(words)

@@ -30,6 +30,10 @@ SLURM_PROCID=1 SLURM_LOCALID=1 SLURM_NTASKS=2 exec "$@"
         ("train_transformer.py", "--caption_model up_down_lstm --lr_scheduler cosine"),
         ("train_n_prune_transformer.py", "--caption_model up_down_lstm_prune --prune_type supermask"),
         ("eval_model.py", "--log_dir runs --id a --beam_size_test 2"),
+        ("collect_scores.py", "--log_dir runs"),
+        ("collect_captions_plus.py", "runs/a runs/b"),
+        ("plot_scores.py", "runs"),
+        ("plot_sparsities.py", "runs/a runs/b"),
     ],
 )
 def test_file_names_of_the_original_start_our_commands(
