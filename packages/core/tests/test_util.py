@@ -25,6 +25,7 @@ from prunelab.util import (
     human_bytes,
     human_count,
     human_seconds,
+    in_parts,
     read_json,
     recover_folder,
     restricted_load,
@@ -312,3 +313,24 @@ def test_a_truncated_pickle_is_one_line(tmp_path: Path, cut: int) -> None:
         restricted_load(file)
     with pytest.raises(UserError, match="cannot be read"):
         restricted_load(tmp_path / "missing")
+
+
+@pytest.mark.parametrize(("items", "threads", "shares"), [(0, 2, 0), (9, 3, 1), (10, 1, 1), (17, 3, 3)])
+def test_work_in_parts_covers_all_items_once(items: int, threads: int, shares: int) -> None:
+    seen: list[tuple[int, int]] = []
+    in_parts(lambda low, high: seen.append((low, high)), items, threads, least=5)
+    assert len(seen) == shares
+    assert sorted(i for low, high in seen for i in range(low, high)) == list(range(items))
+
+
+def test_work_in_parts_that_fails_is_an_error_after_all_parts_have_ended() -> None:
+    done: list[int] = []
+
+    def work(low: int, high: int) -> None:
+        if high == 30:
+            raise ValueError("the last share")
+        done.append(low)
+
+    with pytest.raises(ValueError, match="the last share"):
+        in_parts(work, 30, 3, least=1)
+    assert sorted(done) == [0, 10]

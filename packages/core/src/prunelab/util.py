@@ -5,15 +5,18 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import functools
 import hashlib
 import importlib
+import itertools
 import json
 import os
 import pickle
 import re
 import shutil
 import threading
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import IO, Any, TypeAlias
 
@@ -214,6 +217,41 @@ def write_json(path: StrPath, data: Any, *, indent: int | None = 2) -> None:
     text = json.dumps(data, indent=indent, ensure_ascii=False)  # before the file is touched: may raise
     with atomic_write(path, "w") as file:
         file.write(text + "\n")
+
+
+@functools.cache
+def _pool(process: int) -> ThreadPoolExecutor:
+    """Threads of a process, started when they are needed (a forked child must not use its parent's)."""
+    return ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix=f"parts-{process}")
+
+
+_pool_lock = threading.Lock()
+
+
+def in_parts(work: Callable[[int, int], object], items: int, threads: int = 2, *, least: int = 1024) -> None:
+    """Call ``work(low, high)`` on shares of the items, at the same time; all write to places of their own.
+
+    Args:
+        work: what is done with the items from ``low`` to ``high``; worth a thread where it lets others run.
+        items: how many there are; nothing is called for 0.
+        threads: most shares.
+        least: fewer items than this are not worth another thread.
+    """
+    shares = min(threads, items // least)
+    if shares < 2:
+        if items > 0:
+            work(0, items)
+        return
+    with _pool_lock:
+        pool = _pool(os.getpid())
+    bounds = [items * share // shares for share in range(shares + 1)]
+    others = [pool.submit(work, *part) for part in itertools.pairwise(bounds[1:])]
+    try:
+        work(0, bounds[1])
+    finally:
+        wait(others)
+    for other in others:
+        other.result()
 
 
 def sha256_file(path: StrPath) -> str:

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from prunelab.caption.references import Candidates, CookedReferences, in_parts
+from prunelab.caption.references import Candidates, CookedReferences
+from prunelab.util import in_parts
 
 # Keep the quotients finite: a caption without matches scores almost, not exactly, zero.
 _TINY = 1e-15

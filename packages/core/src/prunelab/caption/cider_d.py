@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from prunelab.caption.frequency import DocumentFrequency
-from prunelab.caption.references import Candidates, CookedReferences, cook, in_parts
+from prunelab.caption.references import Candidates, CookedReferences, cook
 from prunelab.errors import UserError
+from prunelab.util import in_parts
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

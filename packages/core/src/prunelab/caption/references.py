@@ -5,10 +5,7 @@
 from __future__ import annotations
 
 import functools
-import os
-import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -17,37 +14,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from prunelab.caption.words import Encoded, Vocabulary
 from prunelab.errors import UserError
+from prunelab.util import in_parts
 
 Candidates: TypeAlias = Sequence[str] | Encoded
 """Captions to score: strings (words between white space) or numbers (`prunelab.caption.words`)."""
-
-_SHARE = 1024
-"""Fewer items than this are not worth a second thread."""
-
-
-@functools.cache
-def _pool(process: int) -> ThreadPoolExecutor:
-    """Two threads for each process (a forked child must not use its parent's)."""
-    return ThreadPoolExecutor(2, thread_name_prefix=f"caption-{process}")
-
-
-_pool_lock = threading.Lock()
-
-
-def in_parts(work: Callable[[int, int], object], items: int, threads: int = 2) -> None:
-    """Call ``work(low, high)`` on one or two halves of the items; both write to places of their own."""
-    if items == 0:
-        return
-    if threads < 2 or items < 2 * _SHARE:
-        work(0, items)
-        return
-    with _pool_lock:
-        pool = _pool(os.getpid())
-    second = pool.submit(work, items // 2, items)
-    try:
-        work(0, items // 2)
-    finally:
-        second.result()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

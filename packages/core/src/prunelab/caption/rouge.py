@@ -7,7 +7,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from prunelab.caption.references import CookedReferences, in_parts
+from prunelab.caption.references import CookedReferences
+from prunelab.util import in_parts
 
 BETA = 1.2
 
