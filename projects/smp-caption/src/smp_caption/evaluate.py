@@ -1,8 +1,9 @@
-"""The search of an evaluation, and the evaluator of a split that makes it."""
+"""The search of an evaluation, the evaluator of a split that makes it, and the files of an online test."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,11 +11,16 @@ import torch
 from prunelab.caption.evaluate import FAST
 from prunelab.caption.split import Evaluator
 from prunelab.config import to_plain
+from prunelab.data.captions import CaptionRecord
+from prunelab.data.coco import write_predictions
 from prunelab.decode import DecodeOptions, decode
 from smp_caption.config import DecodeConfig, ModelConfig
 from smp_caption.model import Inputs, Network
 from smp_caption.model.decoding import options_of
 from smp_caption.tokenizer import Tokenizer
+
+FAKE = "a picture"
+"""What is said of pictures whose captions nobody scores."""
 
 
 def decode_options(
@@ -23,6 +29,27 @@ def decode_options(
     """The search of an evaluation; ``original``: as the original records, and with unknown words."""
     opt = {**to_plain(config), "beam_size": beam_size, "suppress_UNK": not original}
     return options_of(model, opt, original=original)
+
+
+def write_server_files(
+    folder: Path, name: str, predictions: Mapping[int, str], records: Iterable[CaptionRecord]
+) -> list[Path]:
+    """Write the two result files that COCO's evaluation server wants of an entry.
+
+    It also asks for captions of val2014, whose scores do not count: `FAKE` is said of each of its pictures.
+
+    Args:
+        folder: where to.
+        name: of the entry, a part of the files' names.
+        predictions: picture id to caption, of test2014.
+        records: pictures of the data set, among which those of val2014 are.
+    """
+    val = sorted({record.image_id for record in records if record.path.parent.name == "val2014"})
+    contents = {"test2014": predictions, "val2014": dict.fromkeys(val, FAKE)}
+    return [
+        write_predictions(folder / f"captions_{part}_{name}_results.json", captions)
+        for part, captions in contents.items()
+    ]
 
 
 def make_evaluator(

@@ -30,7 +30,7 @@ TOLERANCE = 1e-4
 """Largest difference to PyTorch that is accepted."""
 BOX_TOLERANCE = 1e-3
 """The same of keys and values that rest on boxes: angles of their sines reach 700, where the last bit of
-single precision is 6e-5, and a logarithm magnifies it. Captions' log-probabilities are held to `TOLERANCE`."""
+single precision is 6e-5, and a logarithm magnifies it. Captions' words are held to `TOLERANCE`."""
 REGIONS = 7
 """Regions of a picture in the example that graphs are traced with."""
 Axes = Mapping[str, Mapping[int, str]]

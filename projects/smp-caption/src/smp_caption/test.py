@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +22,8 @@ from smp_caption.captioner import Captioner
 from smp_caption.cli import parse_test
 from smp_caption.config import Config, QuirksConfig
 from smp_caption.data import open_data, open_records, references_of
-from smp_caption.evaluate import decode_options, make_evaluator
+from smp_caption.evaluate import decode_options, make_evaluator, write_server_files
+from smp_caption.model import choose_caching
 from smp_caption.options import TestOptions
 
 
@@ -44,39 +46,46 @@ def test(options: TestOptions) -> dict[str, float]:
     device = dist.start(options.device)
     seed_all(cfg.run.seed)
     try:
-        captioner = original.load(place, device=device)
-        if options.load_as_float16:
-            _round_to_half(captioner, place)
-        if options.compile:
-            captioner.model.compile()
-        cfg = replace(cfg, model=replace(captioner.config, caption_model=cfg.model.caption_model))
-        folder = Path(options.output) if options.output else _run_of(place)
-        data = open_data(cfg, folder / "fake_data")
-        beams = options.beam_size or cfg.decode.beam_size_test
-        faithful = cfg.quirks.original_decoding
-        evaluator = make_evaluator(
-            options.split,
-            data.loader(options.split, captioner.tokenizer, rank=dist.rank(), world_size=dist.world_size()),
-            data.references(options.split),
-            captioner.tokenizer,
-            decode_options(captioner.config, cfg.decode, beams, original=faithful),
-            device=device,
-            metrics=options.metrics,
-            max_batches=options.max_steps,
-        )
-        autocast = torch.autocast(device.type, torch.bfloat16, enabled=options.amp == "bf16")
-        with draw_once(captioner.model), autocast:
-            scores = dict(evaluator.run(captioner.model))
-        name = "test2014" if options.mscoco_online_test else options.split
-        suffix = f"_{options.eval_dir_suffix}" if options.eval_dir_suffix else ""
-        target = folder / f"{name}_beam_{beams}{suffix}"
-        evaluator.write(target, int(captioner.notes.get("step", 0)))
-        if dist.is_main():
-            title = f"{place}: {options.split}, {len(evaluator.predictions)} pictures, beam {beams}"
-            _print(title, scores, target)
-        return scores
+        return _captioned(options, cfg, place, device)
     finally:
         dist.stop()
+
+
+def _captioned(options: TestOptions, cfg: Config, place: Path, device: torch.device) -> dict[str, float]:
+    captioner = original.load(place, device=device)
+    if options.load_as_float16:
+        _round_to_half(captioner, place)
+    choose_caching(captioner.model, cfg.quirks)
+    if options.compile:
+        captioner.model.compile()
+    cfg = replace(cfg, model=replace(captioner.config, caption_model=cfg.model.caption_model))
+    folder = Path(options.output) if options.output else _run_of(place)
+    data = open_data(cfg, folder / "fake_data")
+    beams = options.beam_size or cfg.decode.beam_size_test
+    evaluator = make_evaluator(
+        options.split,
+        data.loader(options.split, captioner.tokenizer, rank=dist.rank(), world_size=dist.world_size()),
+        data.references(options.split),
+        captioner.tokenizer,
+        decode_options(captioner.config, cfg.decode, beams, original=cfg.quirks.original_decoding),
+        device=device,
+        metrics=options.metrics,
+        max_batches=options.max_steps,
+    )
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=options.amp == "bf16")
+    with draw_once(captioner.model), autocast:
+        scores = dict(evaluator.run(captioner.model))
+    online = options.mscoco_online_test and options.split == "test"
+    suffix = f"_{options.eval_dir_suffix}" if options.eval_dir_suffix else ""
+    target = folder / f"{'test2014' if online else options.split}_beam_{beams}{suffix}"
+    evaluator.write(target, int(captioner.notes.get("step") or 0))
+    if dist.is_main():
+        if online:
+            records = itertools.chain.from_iterable(data.records.values())
+            write_server_files(target, folder.resolve().name, evaluator.predictions, records)
+        title = f"{place}: {options.split}, {len(evaluator.predictions)} pictures, beam {beams}"
+        _print(title, scores, target)
+    return scores
 
 
 def constant(options: TestOptions) -> dict[str, float]:
