@@ -1,27 +1,19 @@
-"""Tokenizers, losses, schedules and batches against recorded numbers of the original system."""
+"""Tokenizers, losses and schedules against recorded numbers of the original system."""
 
 from __future__ import annotations
 
-import random
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from prunelab.optim import Schedule, guarded_step
-from smp_caption.batches import Collate, Samples
 from smp_caption.config import (
     OPTIMISERS,
-    Config,
-    DataConfig,
-    ModelConfig,
     OptimConfig,
     PruneConfig,
-    QuirksConfig,
 )
-from smp_caption.data import CaptionData, open_data
 from smp_caption.steps import MASK_GROUP, learning_rate, make_optimizer, token_loss
 from smp_caption.tokenizer import (
     MODEL_TYPES,
@@ -191,64 +183,3 @@ def test_every_optimiser_takes_the_recorded_steps(folder: Folder) -> None:
             torch.testing.assert_close(
                 model[0].detach(), expected, rtol=folder.tolerance, atol=folder.tolerance
             )
-
-
-def data_of(folder: Folder, collate: str) -> CaptionData:
-    """The recorded mini data set as a model reads it."""
-    home = folder.file(folder.facts["json_file"]).parent
-    size = folder.facts["att_feat_size"]
-    prune = PruneConfig(prune_type="supermask") if collate.endswith("_prune") else PruneConfig()
-    return open_data(
-        Config(
-            model=ModelConfig(caption_model=collate, att_feat_size=size, fc_feat_size=size),
-            data=DataConfig(dataset=folder.facts["dataset"], dataset_dir=str(home)),
-            prune=prune,
-            quirks=QuirksConfig.of("faithful"),
-        )
-    )
-
-
-@pytest.mark.parity
-@of_kind("data")
-def test_splits_hold_the_recorded_pictures_in_order(folder: Folder) -> None:
-    data = data_of(folder, "up_down_lstm")
-    recorded = folder.json("expected_split.json")
-    assert sum(len(data.records[split]) for split in recorded) == folder.facts["num_images"]
-    for split, entries in recorded.items():
-        records = data.records[split]
-        assert [record.file for record in records] == [entry["img_path"] for entry in entries]
-        assert [record.image_id for record in records] == [entry["img_id"] for entry in entries]
-        assert [list(record.references) for record in records] == [entry["all_gts"] for entry in entries]
-        assert [list(record.references) for record in records] == [e["all_captions"] for e in entries]
-
-
-@pytest.mark.parity
-@of_kind("data")
-def test_collated_batches_equal_the_recorded_ones(folder: Folder) -> None:
-    model = folder.path / folder.facts["word_model"]
-    for entry in folder.facts["batches"]:
-        expected, facts = folder.arrays(f"{entry['file']}.npz"), folder.json(f"{entry['file']}.json")
-        data = data_of(folder, entry["collate"])
-        if entry["tokenizer"] == "radix":
-            tokenizer: Tokenizer = RadixTokenizer(
-                Path(model), base=folder.facts["radix_base"], truncation_drops_eos=True
-            )
-        else:
-            tokenizer = Tokenizer(Path(model), kind=entry["tokenizer"], truncation_drops_eos=True)
-        samples = Samples(data.records[facts["split"]], data.sources, data.cfg)
-        collate = Collate(
-            tokenizer=tokenizer,
-            seq_per_img=facts["seq_per_img"],
-            max_seq_length=facts["max_seq_length"],
-            few_captions_fail=True,
-        )
-        random.seed(facts["python_random_seed"])
-        batch = collate([samples[i] for i in facts["indices"]])
-        assert {name for name, value in batch.items() if isinstance(value, torch.Tensor)} == set(expected)
-        for name, values in expected.items():
-            atol = folder.tolerance["boxes_relative"] if name == "boxes" else folder.tolerance["features"]
-            torch.testing.assert_close(batch[name], values, rtol=0, atol=atol)
-        assert [list(captions) for captions in batch["gts"]] == facts["gts"]
-        assert list(batch["image_paths"]) == facts["image_paths"]
-        assert list(batch["image_ids"]) == facts["image_ids"]
-        assert [tokenizer.decode(row) for row in batch["seqs"]] == facts["captions_decoded"]

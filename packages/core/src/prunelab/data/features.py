@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import math
 import os
 import zipfile
@@ -434,6 +435,9 @@ def write_hdf5(path: StrPath, arrays: Mapping[str, np.ndarray]) -> None:
     """
     import h5py
 
-    with atomic_write(path) as file, h5py.File(file, "w") as target:
+    content = io.BytesIO()
+    with h5py.File(content, "w") as target:
         for name, array in arrays.items():
             target.create_dataset(name, data=array)
+    with atomic_write(path) as file:
+        file.write(content.getbuffer())
