@@ -75,7 +75,7 @@ def make(options: BottomUpOptions) -> Result:
     prefix = Path(options.output_dir)
     table = prefix.with_name(prefix.name + SUFFIX)
     sizes = read_sizes(table) if table.is_file() else {}
-    broken, seen, written = [], set[int](), 0
+    broken, seen, written, width = [], set[int](), 0, 0
     with ExitStack() as stack:
         sinks: dict[str, FeatureSink] = {}
         for file in files:
@@ -86,7 +86,9 @@ def make(options: BottomUpOptions) -> Result:
                 there = bool(sinks) and all(row.image_id in sink for sink in sinks.values())
                 decoded = None if there else decode(row)
                 if decoded is not None:
-                    sinks = sinks or _open(stack, prefix, options, decoded["att"].shape[1])
+                    width = width or decoded["att"].shape[1]
+                    _expect_width(file, row.image_id, decoded["att"].shape[1], width)
+                    sinks = sinks or _open(stack, prefix, options, width)
                     written += _add(sinks, row.image_id, decoded, store=options.format == "store")
                 elif not there:
                     broken.append(row.image_id)
@@ -111,6 +113,13 @@ def _open(stack: ExitStack, prefix: Path, options: BottomUpOptions, width: int) 
         )
         for part in PARTS
     }
+
+
+def _expect_width(file: Path, image_id: int, found: int, width: int) -> None:
+    if found != width:
+        raise UserError(
+            f"{file}: features of image {image_id} are {found} values wide, expected {width} as before"
+        )
 
 
 def _add(sinks: dict[str, FeatureSink], image_id: int, arrays: dict[str, np.ndarray], *, store: bool) -> bool:
