@@ -23,9 +23,20 @@ COUNTS = {"train": 12, "val": 4, "test": 5}
 SIZE = 12
 """Numbers of a feature; each kind of picture raises its own three."""
 
-MODEL = "--rnn_size 16 --input_encoding_size 16 --att_hid_size 8 --att_feat_size 12 --fc_feat_size 12"
-DATA = "--vocab_size 30 --max_seq_length 9 --batch_size 4 --batch_size_eval 2 --seq_per_img 2 --num_workers 0"
-OPTIM = "--lr_scheduler cosine --learning_rate 0.03 --drop_prob_lm 0.1"
+UP_DOWN = "--rnn_size 16 --input_encoding_size 16 --att_hid_size 8 --fc_feat_size 12 --drop_prob_lm 0.1"
+TRANSFORMER = "--d_model 16 --dim_feedforward 24 --num_layers 2 --num_heads 2 --drop_prob_src 0.1"
+MODELS = {
+    "up_down": f"--caption_model up_down_lstm {UP_DOWN}",
+    "transformer": f"--caption_model transformer {TRANSFORMER}",
+    "ort": f"--caption_model relation_transformer {TRANSFORMER}",
+    "acort": f"--caption_model relation_transformer {TRANSFORMER} --tokenizer radix --radix_base 6 "
+    "--share_att_encoder kv --share_att_decoder kv --max_seq_length 16",
+}
+"""Words of each network; those of Up-Down are the default."""
+SHARED = {"acort": ("--share_layer_encoder", "(0, 0)", "--share_layer_decoder", "(0, 0)")}
+"""Words with a blank in them."""
+DATA = "--att_feat_size 12 --vocab_size 30 --max_seq_length 9 --batch_size 4 --batch_size_eval 2 --seq_per_img 2 --num_workers 0"
+OPTIM = "--lr_scheduler cosine --learning_rate 0.03"
 RUN = "--max_epochs 16 --save_checkpoint_every 12 --losses_log_every 1 --device cpu"
 SUPERMASK = (
     "--prune_type supermask --prune_sparsity_target 0.6 --prune_supermask_sparsity_weight 100 "
@@ -38,7 +49,7 @@ def write_pictures(folder: Path) -> Path:
     """Write pictures of four kinds, told apart by their features as by their colours, in COCO's layout."""
     generator = np.random.default_rng(0)
     images = []
-    for name in ("cocobu_att", "cocobu_fc"):
+    for name in ("cocobu_att", "cocobu_fc", "cocobu_box_relative"):
         (folder / "bu" / name).mkdir(parents=True)
     for split, count in COUNTS.items():
         (folder / split).mkdir()
@@ -49,6 +60,9 @@ def write_pictures(folder: Path) -> Path:
             att[:, 3 * kind : 3 * kind + 3] += 1
             np.save(folder / "bu/cocobu_att" / f"{number}.npy", att)
             np.save(folder / "bu/cocobu_fc" / f"{number}.npy", att.mean(axis=0))
+            corners = generator.random((len(att), 2, 2))  # two corners (x, y) of each box
+            boxes = np.concatenate([corners.min(1), corners.max(1)], axis=1)
+            np.save(folder / "bu/cocobu_box_relative" / f"{number}.npy", boxes)
             Image.new("RGB", (16, 16), colour).save(folder / split / f"{number}.png")
             sentences = [{"tokens": sentence.split(), "raw": f"{sentence.capitalize()}."}] * 2
             images.append(
@@ -74,9 +88,13 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def command(pictures: Path) -> Callable[..., list[str]]:
     """Builds the command line of a tiny run."""
 
-    def build(output: Path, *extra: str, pruned: bool = False, preset: str = "fixed") -> list[str]:
-        name = "up_down_lstm_prune" if pruned else "up_down_lstm"
-        words = f"--caption_model {name} {MODEL} {DATA} {OPTIM} {RUN} {SUPERMASK if pruned else ''}".split()
+    def build(
+        output: Path, *extra: str, model: str = "up_down", pruned: bool = False, preset: str = "fixed"
+    ) -> list[str]:
+        words = [*f"{DATA} {OPTIM} {RUN} {MODELS[model]}".split(), *SHARED.get(model, ())]
+        if pruned:
+            words[words.index("--caption_model") + 1] += "_prune"
+            words += SUPERMASK.split()
         where = ["--dataset_dir", str(pictures), "--output", str(output), "--preset", preset]
         return [*words, *where, *extra]
 
@@ -86,16 +104,17 @@ def command(pictures: Path) -> Callable[..., list[str]]:
 @pytest.fixture(scope="session")
 def finished(
     tmp_path_factory: pytest.TempPathFactory, command: Callable[..., list[str]]
-) -> Callable[[str, str], Path]:
-    """Gives the folder of a run (``dense`` or ``pruned``, preset), which is made once; nobody changes it."""
+) -> Callable[..., Path]:
+    """Gives the folder of a run (``dense`` or ``pruned``, preset, model), made once; nobody changes it."""
     root = tmp_path_factory.mktemp("runs")
-    made: dict[tuple[str, str], Path] = {}
+    made: dict[tuple[str, str, str], Path] = {}
 
-    def get(kind: str, preset: str) -> Path:
-        if (kind, preset) not in made:
-            output = root / f"{kind}_{preset}"
-            train.main(command(output, pruned=kind == "pruned", preset=preset))
-            made[kind, preset] = output
-        return made[kind, preset]
+    def get(kind: str, preset: str, model: str = "up_down") -> Path:
+        key = (kind, preset, model)
+        if key not in made:
+            output = root / "_".join(key)
+            train.main(command(output, model=model, pruned=kind == "pruned", preset=preset))
+            made[key] = output
+        return made[key]
 
     return get
