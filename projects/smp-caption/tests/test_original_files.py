@@ -101,7 +101,7 @@ def test_exporting_loading_and_exporting_gives_the_same_file(
         assert all(torch.equal(state[key], value) for key, value in reference.items())
     said = capsys.readouterr().out
     assert "up_down_lstm_prune, 32 tensors (11 masks)" in said
-    assert "no unused keys, no missing keys" in said
+    assert "unused keys: none; missing keys: none" in said
     assert f"written: {tmp_path / 'pruned'}" in said
 
 

@@ -18,12 +18,11 @@ from torch.optim import Optimizer
 from prunelab.config import from_plain, load_config
 from prunelab.doors import csv
 from prunelab.errors import UserError
-from prunelab.hub import is_model_folder, load_model_folder
+from prunelab.hub import is_model_folder
 from prunelab.mask import MASK_SUFFIX
-from prunelab.mask.files import load_state
 from prunelab.torchfile import load_pth
 from prunelab.util import atomic_write, read_json, write_json
-from smp_caption.captioner import KIND, Captioner, check_tokenizer
+from smp_caption.captioner import Captioner, check_tokenizer
 from smp_caption.config import (
     Config,
     DataConfig,
@@ -36,9 +35,8 @@ from smp_caption.config import (
 )
 from smp_caption.export_original import binary_mask_state, pruned_state, sparse_state
 from smp_caption.layout import FEATURE_DIRS
-from smp_caption.model import Network, build
-from smp_caption.model.checkpoint import load_original
-from smp_caption.pruner import mask_spec, write_sparsities
+from smp_caption.model import build
+from smp_caption.pruner import mask_spec, read_weights, write_sparsities
 from smp_caption.tokenizer import build_tokenizer
 
 CONFIG = "config.json"
@@ -76,17 +74,6 @@ def find(path: Path, *, last: bool = False) -> Path:
     raise UserError(f"{path}: no checkpoint there; expected a model folder, a run, or a file such as {BEST}")
 
 
-def load_weights(model: Network, path: Path, *, last: bool = False) -> None:
-    """Start a model from a checkpoint; masks that a dense checkpoint lacks keep their first values.
-
-    Raises:
-        UserError: no such checkpoint, or one of another model.
-    """
-    place = find(path, last=last)
-    state = load_model_folder(place, kind=KIND).state if place.is_dir() else load_state(place)[0]
-    load_original(model, state, str(place), masks_optional=True)
-
-
 def load(path: Path, *, config_file: Path | None = None, device: str | torch.device = "cpu") -> Captioner:
     """Load a captioner from any checkpoint.
 
@@ -103,7 +90,7 @@ def load(path: Path, *, config_file: Path | None = None, device: str | torch.dev
         return Captioner.from_pretrained(place, device=device)
     file = config_file or place.parent / CONFIG
     config, plain = read_config(file)
-    state = load_state(place)[0]
+    state = read_weights(place)
     masked = any(name.endswith(MASK_SUFFIX) for name in state)
     name = config.caption_model.removesuffix("_prune") + ("_prune" if masked else "")
     config = replace(config, caption_model=name)
