@@ -10,6 +10,7 @@
 #SBATCH --signal=B:USR1@180
 # Train under SLURM, one task a GPU. A job that is preempted or runs out of time saves and goes on later:
 #   sbatch scripts/slurm.sh --config config/up_down/smp_0.95.yaml
+#   sbatch --dependency=afterok:JOB scripts/slurm.sh --config config/up_down/scst_0.95.yaml  # after the first
 #   sbatch --ntasks-per-node=4 --export=ALL,PROJECT=/path/to/smp-caption scripts/slurm.sh ...
 # SLURM runs a copy of this file: PROJECT names the project's folder (default: where `sbatch` was called, or the
 # project that holds this file). Relative paths start there. PYTHON is the interpreter.

@@ -24,18 +24,34 @@ SLURM_PROCID=1 SLURM_LOCALID=1 SLURM_NTASKS=2 exec "$@"
 """
 
 
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [
-        ("train_transformer.py", "--caption_model up_down_lstm --lr_scheduler cosine"),
-        ("train_n_prune_transformer.py", "--caption_model up_down_lstm_prune --prune_type supermask"),
-        ("eval_model.py", "--log_dir runs --id a --beam_size_test 2"),
-        ("collect_scores.py", "--log_dir runs"),
-        ("collect_captions_plus.py", "runs/a runs/b"),
-        ("plot_scores.py", "runs"),
-        ("plot_sparsities.py", "runs/a runs/b"),
-    ],
-)
+COMMANDS = [
+    ("train_transformer.py", "--caption_model up_down_lstm --lr_scheduler cosine"),
+    ("train_transformer.py", "--share_layer_encoder (0,0,0,1,1,1) --tokenizer radix --scst_start_epoch 0"),
+    ("train_n_prune_transformer.py", "--caption_model up_down_lstm_prune --prune_type supermask"),
+    ("train_n_prune_transformer.py", "--caption_model relation_transformer_prune --prune_type mask_freeze"),
+    ("eval_model.py", "--log_dir runs --id a --beam_size_test 2"),
+    ("make_bu_data.py", "--downloaded_feats bu_data --output_dir mscoco/bu/cocobu"),
+    ("prepro_bbox_relative_coords.py", "--input_json a.json --image_root mscoco --input_box_dir box"),
+    ("prepro_labels.py", "--input_json a.json --output_json b.json --output_h5 b --word_count_threshold 2"),
+    ("prepro_ngrams.py", "--input_json a.json --dict_json b.json --output_pkl coco-train --split train"),
+    ("collect_scores.py", "--log_dir runs"),
+    ("collect_captions_plus.py", "runs/a runs/b"),
+    ("plot_scores.py", "runs"),
+    ("plot_sparsities.py", "runs/a runs/b"),
+]
+
+
+def test_every_program_is_tried() -> None:
+    ours = {
+        "binarize_supermask.py",
+        "config_file.py",
+        "make_configs.py",
+    }  # tried below, and in test_configs.py
+    assert {path.name for path in SCRIPTS.glob("*.py")} == {name for name, _ in COMMANDS} | ours
+    assert {path.name for path in SCRIPTS.glob("*.sh")} == {"train.sh", "pipeline.sh", "slurm.sh"}
+
+
+@pytest.mark.parametrize(("name", "words"), COMMANDS)
 def test_file_names_of_the_original_start_our_commands(
     name: str,
     words: str,
@@ -81,6 +97,31 @@ def test_launch_files_start_from_any_folder(name: str, tools: dict[str, str], tm
     else:
         assert "-m smp_caption.train --resume --id two words" in done.stdout
         assert "rank 1 of 2 at node7" in done.stdout
+
+
+@pytest.mark.slow
+def test_phases_are_trained_one_after_the_other_from_any_folder(
+    tools: dict[str, str], tmp_path: Path
+) -> None:
+    words = ["config/a b.yaml", "config/c.yaml", "--", "--num_workers", "8"]
+    done = start(SCRIPTS / "pipeline.sh", words, tools | {"PROCESSES": "2"}, tmp_path)
+    assert done.returncode == 0, done.stderr
+    got = [line for line in done.stdout.splitlines() if line.startswith("got")]
+    ends = [
+        f"-m smp_caption.train --resume --config config/{name}.yaml --num_workers 8" for name in ("a b", "c")
+    ]
+    assert [line.endswith(end) for line, end in zip(got, ends, strict=True)] == [True, True]
+    alone = start(SCRIPTS / "pipeline.sh", ["--", "--seed", "3"], tools, tmp_path)
+    assert alone.returncode == 2
+    assert "no configuration" in alone.stderr
+
+
+@pytest.mark.slow
+def test_a_phase_that_fails_ends_the_training(tools: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "bin/recorder").write_text("#!/bin/sh\necho tried\nexit 3\n")
+    done = start(SCRIPTS / "pipeline.sh", ["a.yaml", "b.yaml"], tools | {"PROCESSES": "2"}, tmp_path)
+    assert done.returncode == 3
+    assert done.stdout.count("tried") == 1
 
 
 @pytest.mark.slow
