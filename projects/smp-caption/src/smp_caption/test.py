@@ -60,7 +60,7 @@ def _captioned(options: TestOptions, cfg: Config, place: Path, device: torch.dev
         captioner.model.compile()
     cfg = replace(cfg, model=replace(captioner.config, caption_model=cfg.model.caption_model))
     folder = Path(options.output) if options.output else _run_of(place)
-    data = open_data(cfg, folder / "fake_data")
+    data = open_data(cfg, folder / "fake_data", splits=(options.split,))
     beams = options.beam_size or cfg.decode.beam_size_test
     evaluator = make_evaluator(
         options.split,
