@@ -17,7 +17,14 @@ from prunelab.data.features import copy_to_store
 from prunelab.data.memory import CachedFeatures
 from prunelab.errors import UserError
 from smp_caption.batches import Collate
-from smp_caption.config import Config, DataConfig, ModelConfig, QuirksConfig, RunConfig
+from smp_caption.config import (
+    Config,
+    DataConfig,
+    ModelConfig,
+    PruneConfig,
+    QuirksConfig,
+    RunConfig,
+)
 from smp_caption.data import CaptionData, data_dir, open_data, open_records
 from smp_caption.tokenizer import Tokenizer, build_tokenizer
 
@@ -186,6 +193,47 @@ def test_online_test_trains_on_val_validates_on_test_and_predicts_test2014(
     assert batch["seqs"].tolist() == [[2, 3]] * 4
 
 
+@pytest.mark.parametrize(
+    ("model", "tokenizer"),
+    [
+        ("up_down_lstm_prune", "radix"),
+        ("transformer", "word"),
+        ("relation_transformer", "radix"),
+        ("relation_transformer_prune", "word"),
+    ],
+)
+def test_generated_and_embedded_data_feed_every_model(
+    model: str, tokenizer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("smp_caption.data.TINY", (8, 2, 2))
+    prune = PruneConfig(prune_type="supermask" if model.endswith("_prune") else None)
+    sizes = replace(FAKE.model, caption_model=model, vocab_size=60, max_seq_length=20)
+    generated = replace(FAKE, model=sizes, prune=prune, data=replace(FAKE.data, mscoco_online_test=True))
+    own = DataConfig(dataset="tiny", num_workers=0, batch_size=3)
+    embedded = replace(generated, run=RunConfig(), data=own)
+    for cfg in (generated, embedded):
+        data = open_data(cfg, tmp_path / "data")
+        built = build_tokenizer(
+            tmp_path / cfg.data.dataset,
+            kind=tokenizer,
+            vocab_size=60,
+            radix_base=5,
+            captions=data.train_captions(),
+        )
+        for split in ("train", "test"):
+            batch = next(iter(data.loader(split, built)))
+            regions = batch["att_feats"].shape[:2]
+            assert batch["att_feats"].shape[2] == 5
+            assert ("boxes" in batch) == model.startswith("relation")
+            assert ("fc_feats" in batch) == model.startswith("up_down")
+            if "boxes" in batch:
+                assert batch["boxes"].shape == (*regions, 4)
+                assert batch["boxes"].dtype == torch.float32
+            assert len(batch["seqs"]) == cfg.data.seq_per_img * regions[0]
+            assert int(batch["seqs"].max()) < len(built)
+    assert len(open_data(generated, tmp_path / "data").records["test"]) == 4
+
+
 def test_own_pictures_are_read_from_a_list(made: tuple[Path, CaptionData, Tokenizer], tmp_path: Path) -> None:
     entries = []
     for number, split in enumerate(("train", "train", "train", "val", "test")):
@@ -337,6 +385,47 @@ def test_boxes_that_are_not_inside_the_picture_are_named(
     np.save(file, boxes[1:])
     with pytest.raises(UserError, match=where + r"boxes of shape \(\d+, 4\), expected \(\d+, 4\)"):
         next(iter(data.loader("test", made[2])))
+
+
+@pytest.mark.parametrize("dataset", ["flickr8k", "flickr30k", "instapic"])
+def test_flickr_and_instapic_are_data_sets(
+    made: tuple[Path, CaptionData, Tokenizer], dataset: str, tmp_path: Path
+) -> None:
+    for part in ("att", "fc"):
+        (tmp_path / f"bu/cocobu_{part}").mkdir(parents=True)
+    splits = ("train", "train", "train", "val", "test")
+    if dataset == "instapic":
+        names = {split: f"insta-caption-{split}.json" for split in ("train", "test1", "test2")}
+        users = {
+            "train": {"ann": {str(i): {"caption": "A dog."} for i in range(3)}},
+            "test1": {"bob": {"3": {"caption": "A dog."}}},
+            "test2": {"cy": {"4": {"caption": "A dog."}}},
+        }
+        for split, name in names.items():
+            (tmp_path / name).write_text(json.dumps(users[split]))
+        (tmp_path / "images").mkdir()
+        files, ids = [f"images/{i}.jpg" for i in range(5)], list(range(5))
+    else:
+        images = [
+            {"filename": f"{i}.jpg", "split": split, "imgid": i, "sentences": [{"raw": "A dog."}]}
+            for i, split in enumerate(splits)
+        ]
+        (tmp_path / f"dataset_{dataset}.json").write_text(json.dumps({"images": images}))
+        files, ids = [f"{i}.jpg" for i in range(5)], list(range(5))
+    for file, image_id in zip(files, ids, strict=True):
+        Image.new("RGB", (8, 8)).save(tmp_path / file)
+        np.save(tmp_path / f"bu/cocobu_att/{image_id}.npy", np.ones((2, 5), dtype=np.float32))
+        np.save(tmp_path / f"bu/cocobu_fc/{image_id}.npy", np.ones(5, dtype=np.float32))
+    data = open_data(on_disk(tmp_path, dataset=dataset))
+    assert {split: len(records) for split, records in data.records.items()} == {
+        "train": 3,
+        "val": 1,
+        "test": 1,
+    }
+    assert data.train_captions() == ["a dog"] * 3
+    assert len(next(iter(data.loader("train", made[2])))["seqs"]) == 6
+    generated = replace(FAKE, data=replace(FAKE.data, dataset=dataset))
+    assert len(open_data(generated, tmp_path / "fake").records["train"]) == 6
 
 
 @pytest.mark.data

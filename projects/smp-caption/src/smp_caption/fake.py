@@ -26,28 +26,33 @@ def write_fake_data(folder: Path, cfg: Config) -> Path:
     """Write the data set into ``folder``, replacing what is there, and return it.
 
     There are two training batches, four validation and four test pictures, one caption more than
-    ``seq_per_img`` each.
+    ``seq_per_img`` each; for the online test four more in ``test2014``, which the caption file does not name.
     """
     generator = np.random.default_rng(derive(cfg.run.seed, "fake data"))
     count = 2 * cfg.data.batch_size
     splits = ["train"] * (count - 1) + ["restval"] + ["val"] * EVALUATED + ["test"] * EVALUATED
     with atomic_folder(folder) as place:
-        images = [_image(place, number, split, cfg, generator) for number, split in enumerate(splits, 1)]
+        images = []
+        for number, split in enumerate(splits, 1):
+            where = "train2014" if split == "train" else "val2014"
+            name = _picture(place, where, number, cfg, generator)
+            sentences = _sentences(cfg.data.seq_per_img + 1, generator)
+            image = {"filename": name, "filepath": where, "split": split, "cocoid": number}
+            images.append({**image, "sentences": sentences})
+        if cfg.data.mscoco_online_test:
+            for number in range(len(splits) + 1, len(splits) + 1 + EVALUATED):
+                _picture(place, "test2014", number, cfg, generator)
         write_json(place / JSON_NAMES.get(cfg.data.dataset, "dataset_coco.json"), {"images": images})
     return folder
 
 
-def _image(
-    place: Path, number: int, split: str, cfg: Config, generator: np.random.Generator
-) -> dict[str, object]:
-    """Write one picture and its features; return its entry in the caption file."""
-    folder = "train2014" if split == "train" else "val2014"
+def _picture(place: Path, folder: str, number: int, cfg: Config, generator: np.random.Generator) -> str:
+    """Write one picture and its features; return its file name."""
     name = f"COCO_{folder}_{number:012d}.jpg"
     (place / folder).mkdir(exist_ok=True)
     Image.fromarray(generator.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(place / folder / name)
     regions = int(generator.integers(REGIONS[0], REGIONS[1] + 1))
-    att = generator.random((regions, cfg.model.att_feat_size), dtype=np.float32)
-    features = {ATT_DIR: att}
+    features = {ATT_DIR: generator.random((regions, cfg.model.att_feat_size), dtype=np.float32)}
     if reads_fc(cfg):
         features[FC_DIR] = generator.random(cfg.model.fc_feat_size, dtype=np.float32)
     if reads_boxes(cfg):
@@ -56,14 +61,12 @@ def _image(
     for where, array in features.items():
         (place / where).mkdir(parents=True, exist_ok=True)
         np.save(place / where / f"{number}.npy", array)
+    return name
+
+
+def _sentences(count: int, generator: np.random.Generator) -> list[dict[str, object]]:
     sentences = []
-    for _ in range(cfg.data.seq_per_img + 1):
+    for _ in range(count):
         tokens = [str(word) for word in generator.choice(WORDS, size=int(generator.integers(4, 12)))]
         sentences.append({"tokens": tokens, "raw": " ".join(tokens)})
-    return {
-        "filename": name,
-        "filepath": folder,
-        "split": split,
-        "cocoid": number,
-        "sentences": sentences,
-    }
+    return sentences
