@@ -52,6 +52,12 @@ def test_two_processes_make_the_steps_of_one_and_have_equal_weights_after_each(r
 
 
 @pytest.mark.dist
+def test_ranks_keep_features_in_one_memory(ranks):
+    for found in ranks[0]:
+        assert found["kept by both"].tolist() == [0.0, 6.0]
+
+
+@pytest.mark.dist
 def test_a_value_that_is_not_finite_on_one_rank_is_skipped_on_both(ranks):
     for found in ranks[0]:
         assert found["skipped on both"].tolist() == [0.0, 1.0, 1.0]

@@ -8,10 +8,12 @@ import sys
 import warnings
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
 from prunelab import checkpoint, dist
+from prunelab.data.memory import shared_memory
 from prunelab.errors import UserError
 from prunelab.mask import Pruning
 from prunelab.optim import guarded_step
@@ -139,6 +141,17 @@ def prunings(found: dict) -> None:
     found["magnitude"] = flat(Pruning.magnitude(nn.Linear(4, 5), 0.5).masks)
 
 
+def memories(found: dict) -> None:
+    """Each rank keeps one of two images and finds both."""
+    memory = shared_memory([10, 11])
+    memory.put(10 + dist.rank(), np.full((2, 3), dist.rank(), np.float32))
+    dist.barrier()
+    found["kept by both"] = torch.tensor(
+        [float(rows.sum()) for i in (10, 11) if (rows := memory.get(i)) is not None]
+    )
+    dist.barrier()
+
+
 def signals(folder: Path, found: dict) -> None:
     """Rank 1 alone is told to stop; both stop at one step, and go on to the same end."""
 
@@ -170,7 +183,7 @@ def main(folder: Path) -> None:
     warnings.simplefilter("error")
     dist.start("cpu")
     found: dict[str, torch.Tensor] = {}
-    for check in (gradients, equal_to_one_process, guarded, messages, prunings):
+    for check in (gradients, equal_to_one_process, guarded, messages, prunings, memories):
         check(found)
     signals(folder, found)
     loops(folder, found)
