@@ -10,7 +10,13 @@ import pytest
 import torch
 
 from prunelab.errors import UserError
-from smp_caption.tokenizer import RadixTokenizer, Tokenizer, build_tokenizer, train_sentencepiece
+from smp_caption.tokenizer import (
+    MODEL_TYPES,
+    RadixTokenizer,
+    Tokenizer,
+    build_tokenizer,
+    train_sentencepiece,
+)
 
 CAPTIONS = ["a dog runs", "a cat sits on a mat", "the dog sits", "a red bus on the street", "A Dog"]
 LONG = "a dog sits on a mat"
@@ -112,6 +118,50 @@ def test_a_pickled_tokenizer_reads_its_model_again(tmp_path: Path) -> None:
     assert "_processor" not in state
     copy = pickle.loads(pickle.dumps(tokenizer))  # noqa: TID251 - our own object, as a worker gets it
     assert copy.encode(LONG) == tokenizer.encode(LONG)
+
+
+@pytest.mark.parametrize("kind", list(MODEL_TYPES))
+def test_every_kind_trains_round_trips_cuts_pickles_and_starts_from_another(
+    kind: str, tmp_path: Path
+) -> None:
+    def build(name: str, **more: object) -> Tokenizer:
+        sizes = {"vocab_size": 30 if kind != "character" else 40, "radix_base": 4}
+        return build_tokenizer(tmp_path / name, kind=kind, **sizes, **more)  # type: ignore[arg-type]
+
+    tokenizer = build("a", captions=CAPTIONS)
+    text = "the dog sits on a mat"
+    ids = tokenizer.encode(text, max_seq_length=0)
+    assert (ids[0], ids[-1]) == (tokenizer.bos, tokenizer.eos)
+    assert max(ids) < len(tokenizer)
+    assert tokenizer.decode(ids[1:]) == text
+    assert tokenizer.decode([*ids[1:], *[0] * 5]) == text
+    limit = 2 + 2 * getattr(tokenizer, "tokens_per_word", 1)
+    cut = tokenizer.encode(text, max_seq_length=limit)
+    assert (len(cut), cut[-1]) == (limit, tokenizer.eos)
+    original = build("a", truncation_drops_eos=True).encode(text, max_seq_length=limit)
+    assert original[-1] != tokenizer.eos
+    assert original[: limit - 1] == cut[:-1]
+    copy = pickle.loads(pickle.dumps(tokenizer))  # noqa: TID251 - our own object, as a worker gets it
+    assert (type(copy), len(copy), copy.encode(text)) == (
+        type(tokenizer),
+        len(tokenizer),
+        tokenizer.encode(text),
+    )
+    for start in (tmp_path / "a", tmp_path / "a/model_best.pth"):
+        taken = build(start.name + "b", captions=["something else"], start_from=start)
+        assert taken.encode(text) == tokenizer.encode(text)
+        name = MODEL_TYPES[kind]
+        written = {
+            file.name: file.read_bytes() for file in (tmp_path / (start.name + "b") / "tokenizer").iterdir()
+        }
+        own = tmp_path / "a/tokenizer"
+        assert written == {file: (own / file).read_bytes() for file in (f"{name}.model", f"{name}.vocab")}
+    drawn = {tuple(tokenizer.encode(text, max_seq_length=0, sampling=True)) for _ in range(20)}
+    # Words and characters are cut in one way only.
+    assert (len(drawn) > 1) == (kind in ("unigram", "bpe"))
+    assert {tokenizer.decode(list(one[1:])) for one in drawn} == {text}
+    fields = tokenizer.config_fields()
+    assert (fields["bos_token_id"], fields["eos_token_id"]) == (tokenizer.bos, tokenizer.eos)
 
 
 def test_a_saved_tokenizer_is_loaded_from_its_new_folder(tmp_path: Path) -> None:

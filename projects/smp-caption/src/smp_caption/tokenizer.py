@@ -27,6 +27,8 @@ CAPTIONS_FILE = "train_captions.txt"
 FOLDER = "tokenizer"
 """Name of the folder of a run, or of a model, that holds the tokenizer's files."""
 SAMPLING_ALPHA = 0.1
+SAMPLED = ("unigram", "bpe")
+"""Kinds that cut a text in several ways; sentencepiece refuses to draw one of the others'."""
 
 
 class Tokenizer:
@@ -77,7 +79,8 @@ class Tokenizer:
             text: a caption.
             add_bos_eos: put bos before and eos behind.
             max_seq_length: most ids of the result; 0 or less: no limit.
-            sampling: draw one of the possible segmentations (sentencepiece's, alpha 0.1).
+            sampling: draw one of the possible segmentations (sentencepiece's, alpha 0.1) where a text has
+                several, that is, of ``unigram`` and ``bpe``.
         """
         ids = self._ids(text, sampling)
         if add_bos_eos:
@@ -138,7 +141,7 @@ class Tokenizer:
         }
 
     def _ids(self, text: str, sampling: bool) -> list[int]:
-        if sampling:
+        if sampling and self.kind in SAMPLED:
             return self._processor.encode(text, enable_sampling=True, alpha=SAMPLING_ALPHA, nbest_size=-1)
         return self._processor.encode(text)
 
