@@ -8,6 +8,8 @@ nothing looks at all keys alike.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +19,9 @@ from smp_caption.config import ModelConfig
 from smp_caption.model.layers import FORBIDDEN, effective, make_linear
 
 # B images or captions, Q queries, S keys, H heads, W width of a head, D = H * W model width
+
+Map: TypeAlias = Callable[[Tensor], Tensor]
+"""A linear map."""
 
 BOX_DIM = 64
 """Numbers of the embedding of a pair of boxes."""
@@ -29,16 +34,6 @@ LEAST_WEIGHT = 1e-6
 def bias_of(allowed: Tensor, like: Tensor) -> Tensor:
     """The bias of attention logits: 0 where ``allowed`` is not 0, else `FORBIDDEN`; any shape."""
     return like.new_zeros(()).masked_fill(allowed == 0, FORBIDDEN)
-
-
-def split_heads(x: Tensor, heads: int) -> Tensor:
-    """(..., T, D) to (..., H, T, W)."""
-    return x.unflatten(-1, (heads, -1)).transpose(-3, -2)
-
-
-def join_heads(x: Tensor) -> Tensor:
-    """(..., H, T, W) to (..., T, D)."""
-    return x.transpose(-3, -2).flatten(-2)
 
 
 def attend(
@@ -80,40 +75,40 @@ class Attention(nn.Module):
         self.heads = cfg.num_heads
         self.share = share
 
-    @property
-    def key_linear(self) -> nn.Module:
-        """The projection of keys."""
-        return self.linears[0 if self.share == "qk" else 1]
+    def keys_values(self, memory: Tensor, maps: Sequence[Map] | None = None) -> tuple[Tensor, Tensor]:
+        """Projected keys and values (..., D) of what is attended to (..., D).
 
-    @property
-    def value_linear(self) -> nn.Module | None:
-        """The projection of values; None where projected keys are the values."""
-        return None if self.share == "kv" else self.linears[-2]
+        Args:
+            memory: what is attended to.
+            maps: the linear maps in another form; None: as they are.
+        """
+        maps = list(self.linears) if maps is None else maps
+        key = maps[0 if self.share == "qk" else 1](memory)
+        return key, key if self.share == "kv" else maps[-2](memory)
 
-    def keys_values(self, memory: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values (B, H, S, W) of what is attended to (B, S, D)."""
-        key = split_heads(self.key_linear(memory), self.heads)
-        linear = self.value_linear
-        return key, key if linear is None else split_heads(linear(memory), self.heads)
-
-    def own(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values (B, H, T, W) of x (B, T, D) that attends to itself."""
-        key, value = self.keys_values(x)
-        query = key if self.share == "qk" else split_heads(self.linears[0](x), self.heads)
+    def own(self, x: Tensor, maps: Sequence[Map] | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Projected queries, keys and values (..., D) of x (..., D), which attends to itself."""
+        key, value = self.keys_values(x, maps)
+        query = key if self.share == "qk" else (self.linears if maps is None else maps)[0](x)
         return query, key, value
+
+    def split(self, *projected: Tensor) -> Iterator[Tensor]:
+        """Each (B, T, D) as (B, H, T, W)."""
+        return (x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in projected)
 
     def mixed(self, found: Tensor) -> Tensor:
         """The output (B, Q, D) of what the heads found (B, H, Q, W)."""
-        return self.linears[-1](join_heads(found))
+        return self.linears[-1](found.transpose(1, 2).flatten(2))
 
     def to_self(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """Let x (B, T, D) attend to itself; bias broadcastable to (B, H, T, T)."""
-        return self.mixed(attend(*self.own(x), bias, self.dropout))
+        query, key, value = self.split(*self.own(x))
+        return self.mixed(attend(query, key, value, bias, self.dropout))
 
     def to_memory(self, x: Tensor, memory: Tensor, bias: Tensor | None) -> Tensor:
         """Let x (B, Q, D) attend to memory (B, S, D); bias broadcastable to (B, H, Q, S)."""
-        query = split_heads(self.linears[0](x), self.heads)
-        return self.mixed(attend(query, *self.keys_values(memory), bias, self.dropout))
+        query, key, value = self.split(self.linears[0](x), *self.keys_values(memory))
+        return self.mixed(attend(query, key, value, bias, self.dropout))
 
 
 class BoxAttention(Attention):
@@ -132,8 +127,8 @@ def geometric_biases(relations: Tensor, attentions: list[BoxAttention]) -> list[
     """What relations of boxes add to the attention logits of each layer: log(max(ReLU(WG emb + b), 1e-6)).
 
     Where nothing is trained, all heads of all layers are one product. The logarithm magnifies the rounding of
-    weights near 0, and the optimiser of masks that of gradients, so that training keeps the order of sums that
-    one head after the other has.
+    weights near 0, and the optimiser of masks that of gradients, so that training keeps the order of sums of
+    one head after the other.
 
     Args:
         relations: (B, S, S, E) embedded relations of all pairs of boxes.

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from prunelab.decode import State
 from prunelab.errors import UserError
+from prunelab.mask import masked_layers
 from smp_caption.config import ModelConfig
 from smp_caption.model.checkpoint import load_original
 
@@ -76,6 +77,14 @@ class Network(nn.Module, ABC):
     @abstractmethod
     def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
         """One step of decoding: newest tokens (N,) to log-probabilities (N, V) and the next state."""
+
+    def redraws(self) -> bool:
+        """Whether each call of a layer made now draws a mask of its own."""
+        return any(
+            not layer.is_held and layer.is_sampled(name)
+            for _, layer in masked_layers(self)
+            for name in layer.masked_names
+        )
 
     def load_original(self, state: Mapping[str, Tensor], source: str = "checkpoint") -> None:
         """Load weights in the original's names, see `smp_caption.model.checkpoint.load_original`."""

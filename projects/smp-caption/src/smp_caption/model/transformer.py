@@ -15,6 +15,7 @@ from typing import Literal, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
+from prunelab import onednn
 from prunelab.decode import State
 from prunelab.mask import MASK_SUFFIX, MaskSpec
 from smp_caption.config import ModelConfig
@@ -276,7 +277,8 @@ class TransformerNetwork(Network):
 
     def begin(self, inputs: Inputs) -> State:
         """See `Network.begin`."""
-        return caches.begin(self, self.encode(inputs))
+        with onednn.OneDNN():
+            return caches.begin(self, self.encode(inputs))
 
     def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
         """See `Network.step`."""
