@@ -35,7 +35,8 @@ MODELS = {
 """Words of each network; those of Up-Down are the default."""
 SHARED = {"acort": ("--share_layer_encoder", "(0, 0)", "--share_layer_decoder", "(0, 0)")}
 """Words with a blank in them."""
-DATA = "--att_feat_size 12 --vocab_size 30 --max_seq_length 9 --batch_size 4 --batch_size_eval 2 --seq_per_img 2 --num_workers 0"
+DATA = "--att_feat_size 12 --vocab_size 30 --max_seq_length 9 --batch_size 4"
+BATCHES = "--batch_size_eval 2 --seq_per_img 2 --num_workers 0"
 OPTIM = "--lr_scheduler cosine --learning_rate 0.03"
 RUN = "--max_epochs 16 --save_checkpoint_every 12 --losses_log_every 1 --device cpu"
 SUPERMASK = (
@@ -43,6 +44,9 @@ SUPERMASK = (
     "--prune_supermask_lr 50"
 )
 """With these numbers the sparsity arrives at its target within the 48 steps of a run."""
+EIGHT_STEPS = ("--max_epochs", "4", "--batch_size", "6", "--save_checkpoint_every", "4")
+GRADUAL = ("--prune_type", "mag_grad_uniform", "--prune_gradual_frequency", "1")
+"""In a run of eight steps the 3rd and the 4th prune by schedule."""
 
 
 def write_pictures(folder: Path) -> Path:
@@ -91,7 +95,7 @@ def command(pictures: Path) -> Callable[..., list[str]]:
     def build(
         output: Path, *extra: str, model: str = "up_down", pruned: bool = False, preset: str = "fixed"
     ) -> list[str]:
-        words = [*f"{DATA} {OPTIM} {RUN} {MODELS[model]}".split(), *SHARED.get(model, ())]
+        words = [*f"{DATA} {BATCHES} {OPTIM} {RUN} {MODELS[model]}".split(), *SHARED.get(model, ())]
         if pruned:
             words[words.index("--caption_model") + 1] += "_prune"
             words += SUPERMASK.split()
@@ -116,5 +120,21 @@ def finished(
             train.main(command(output, model=model, pruned=kind == "pruned", preset=preset))
             made[key] = output
         return made[key]
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def begun(tmp_path_factory: pytest.TempPathFactory, command: Callable[..., list[str]]) -> Callable[..., Path]:
+    """Gives the folder of a run of eight steps that others start from (``dense`` or ``gradual``, model)."""
+    root = tmp_path_factory.mktemp("begun")
+    made: dict[tuple[str, str], Path] = {}
+
+    def get(kind: str, model: str) -> Path:
+        if (kind, model) not in made:
+            folder, extra = root / f"{kind}_{model}", () if kind == "dense" else GRADUAL
+            train.main(command(folder, *EIGHT_STEPS, *extra, model=model, pruned=kind != "dense"))
+            made[kind, model] = folder
+        return made[kind, model]
 
     return get
