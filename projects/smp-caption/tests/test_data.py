@@ -130,6 +130,8 @@ def test_feature_folders_may_lie_elsewhere(made: tuple[Path, CaptionData, Tokeni
         open_data(on_disk(tmp_path / "data"))
     cfg = on_disk(tmp_path / "data", input_att_dir=str(tmp_path / "bu/cocobu_att"))
     assert open_data(cfg).sources.fc is None
+    with pytest.raises(UserError, match=r"no relative boxes; make them with scripts/prepro_bbox_relative"):
+        open_data(replace(cfg, model=replace(cfg.model, caption_model="relation_transformer")))
     with pytest.raises(UserError, match="input_fc_dir /nowhere: no such file"):
         open_data(replace(cfg, data=replace(cfg.data, input_fc_dir="/nowhere")))
 

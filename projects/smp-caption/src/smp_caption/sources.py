@@ -21,6 +21,15 @@ from smp_caption.layout import BOX_DIR, FC_DIR, FEATURE_DIRS, OWN_BOXES, reads_b
 
 # S regions, F size of a region's feature
 
+MISSING = {
+    "input_att_dir": ("features", "compute them with `smp-caption extract`"),
+    "input_fc_dir": ("mean features", "compute them with `smp-caption extract`"),
+    "input_rel_box_dir": (
+        "relative boxes",
+        "make them with scripts/prepro_bbox_relative_coords.py or `smp-caption extract`",
+    ),
+}
+"""What is said of features that are not there."""
 ROUNDING = 1e-4
 """Relative coordinates may be so far outside [0, 1], and corners so far out of order."""
 
@@ -150,7 +159,6 @@ def _feature_path(given: str, name: str, default: Path) -> Path:
     if given:
         return existing(given, name)
     if not default.exists():
-        raise UserError(
-            f"{default}: no features; compute them with `smp-caption extract`, or name them with --{name}"
-        )
+        what, how = MISSING[name]
+        raise UserError(f"{default}: no {what}; {how}, or name them with --{name}")
     return default
