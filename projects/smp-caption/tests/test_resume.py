@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 import torch
 
+from prunelab import checkpoint
 from prunelab.checkpoint import listed
 from prunelab.util import atomic_write
 from smp_caption import finish, original, train
 from testing import runs
-from testing.killing import Killer, kill_after_step
+from testing.killing import Killed, Killer, kill_after_step
 from testing.mistakes import Fails
 
 pytestmark = pytest.mark.tiny
@@ -52,21 +53,27 @@ def copied(source: Path, target: Path, **_: object) -> None:
         file.write((source / "model.safetensors").read_bytes())
 
 
-KINDS = (("dense", "fixed"), ("pruned", "fixed"), ("pruned", "faithful"))
+GRADUAL = ("--max_epochs", "4", "--prune_type", "mag_grad_uniform", "--prune_gradual_frequency", "1")
+"""Eight steps, of which the 3rd and the 4th prune: after a checkpoint, and before the next."""
+BY_REWARD = ("--scst_start_epoch", "1", "--scst_num_samples", "2")
+KINDS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
+    "dense": ({"preset": "faithful"}, ()),
+    "supermask": ({"model": "ort", "pruned": True, "preset": "faithful"}, ()),
+    "gradual": ({"model": "acort", "pruned": True}, (*GRADUAL, "--max_seq_length", "7")),
+    "snip": ({"pruned": True}, ("--prune_type", "snip", "--prune_snip_grad_accum", "2")),
+    "rewards": ({"model": "transformer"}, BY_REWARD),
+}
+"""What a kind of run is, and its words besides `SHORT`."""
+CHOSEN = {"dense": 23, "supermask": 14, "gradual": 23, "snip": 15, "rewards": 12}
+"""By default a run is killed at each stage whose number is a multiple of this."""
 
 
 @pytest.mark.parametrize(
-    ("kind", "preset", "first", "every"),
-    [
-        # Three kinds of run take turns, so that each stage is met by one of them; at night all meet all.
-        *((*kind, first, 3) for first, kind in enumerate(KINDS, 1)),
-        *(pytest.param(*kind, 1, 1, marks=pytest.mark.slow) for kind in KINDS),
-    ],
+    ("kind", "every"),
+    [*CHOSEN.items(), *(pytest.param(kind, 1, marks=pytest.mark.slow) for kind in KINDS)],
 )
 def test_a_run_killed_at_any_stage_and_resumed_ends_with_the_same_files(
     kind: str,
-    preset: str,
-    first: int,
     every: int,
     killer: Killer,
     tmp_path: Path,
@@ -74,14 +81,15 @@ def test_a_run_killed_at_any_stage_and_resumed_ends_with_the_same_files(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(finish, "pack", copied)  # packing is half the time of so short a run
+    settings, extra = KINDS[kind]
 
-    def words(folder: str, *extra: str) -> list[str]:
-        return command(tmp_path / folder, *SHORT, *extra, pruned=kind == "pruned", preset=preset)
+    def words(folder: str, *more: str) -> list[str]:
+        return command(tmp_path / folder, *SHORT, *extra, *more, **settings)
 
     train.main(words("whole"))
     expected, stages = contents(tmp_path / "whole"), killer.count
     assert stages > 60
-    for at in range(first, stages + 1, every):
+    for at in range(every, stages + 1, every):
         killer.arm(at)
         with pytest.raises(killer.Killed):
             train.main(words(str(at)))
@@ -90,38 +98,71 @@ def test_a_run_killed_at_any_stage_and_resumed_ends_with_the_same_files(
         assert contents(tmp_path / str(at)) == expected, f"killed at stage {at} of {stages}"
 
 
-@pytest.mark.parametrize("pruned", [False, True])
-def test_a_run_killed_again_and_again_ends_with_the_same_files(
-    pruned: bool, killer: Killer, tmp_path: Path, command: Callable[..., list[str]]
+@pytest.mark.parametrize(
+    ("kind", "stage", "number"),
+    [
+        ("snip", "step", 1),  # masks were made from gradients, and nothing is saved yet
+        ("gradual", "border", 4),  # masks were made anew after the last checkpoint
+        ("rewards", "epoch", 2),  # cross entropy is over
+        ("rewards", "step", 4),  # inside of the epoch of rewards
+    ],
+)
+def test_a_run_killed_where_it_has_just_changed_and_resumed_ends_with_the_same_files(
+    kind: str,
+    stage: str,
+    number: int,
+    tmp_path: Path,
+    command: Callable[..., list[str]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    train.main(command(tmp_path / "whole", *SHORT, pruned=pruned))
-    for start in range(1, 60):
-        killer.arm(15 + start % 5 + start // 4)
-        try:
-            train.main(command(tmp_path / "killed", *SHORT, "--resume", pruned=pruned))
-        except killer.Killed:
-            continue
-        break
-    assert 4 < start < 59
+    settings, extra = KINDS[kind]
+    seen: list[str] = []
+
+    def kill(reached: str) -> None:
+        seen.append(reached)
+        if seen.count(stage) == number:
+            raise Killed(reached)
+
+    train.main(command(tmp_path / "whole", *SHORT, *extra, **settings))
+    monkeypatch.setattr(checkpoint, "watchers", [kill])
+    with pytest.raises(Killed):
+        train.main(command(tmp_path / "killed", *SHORT, *extra, **settings))
+    monkeypatch.undo()
+    train.main(command(tmp_path / "killed", *SHORT, *extra, "--resume", **settings))
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("pruned", [False, True])
+def test_a_run_killed_again_and_again_ends_with_the_same_files(
+    killer: Killer, tmp_path: Path, command: Callable[..., list[str]]
+) -> None:
+    train.main(command(tmp_path / "whole", *SHORT, pruned=True))
+    for start in range(1, 60):
+        killer.arm(22 + start % 5 + start // 4)
+        try:
+            train.main(command(tmp_path / "killed", *SHORT, "--resume", pruned=True))
+        except killer.Killed:
+            continue
+        break
+    assert 2 < start < 59
+    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+
+
 def test_workers_change_nothing_also_across_a_kill(
-    pruned: bool, killer: Killer, tmp_path: Path, command: Callable[..., list[str]]
+    killer: Killer, tmp_path: Path, command: Callable[..., list[str]]
 ) -> None:
     workers = ("--num_workers", "2")
-    train.main(command(tmp_path / "whole", *SHORT, pruned=pruned))
+    settings, snip = KINDS["snip"]  # whose first batches are read before training as well
+    train.main(command(tmp_path / "whole", *SHORT, *snip, **settings))
     expected, stages = contents(tmp_path / "whole"), killer.count
     for at in (7, stages // 2):
         killer.arm(at)
         # Not pytest.raises: what it keeps of the exception would keep the loader's workers alive, too.
         try:
-            train.main(command(tmp_path / str(at), *SHORT, *workers, pruned=pruned))
+            train.main(command(tmp_path / str(at), *SHORT, *snip, *workers, **settings))
         except killer.Killed:
             killer.arm(0)
         assert killer.at == 0
-        train.main(command(tmp_path / str(at), *SHORT, *workers, "--resume", pruned=pruned))
+        train.main(command(tmp_path / str(at), *SHORT, *snip, *workers, "--resume", **settings))
         assert contents(tmp_path / str(at)) == expected
 
 
@@ -289,6 +330,7 @@ def test_resume_training_of_a_finished_run_is_refused(
 # True kills
 
 
+@pytest.mark.slow
 def test_two_true_kills_leave_a_run_that_ends_with_the_same_files(
     tmp_path: Path, command: Callable[..., list[str]]
 ) -> None:
