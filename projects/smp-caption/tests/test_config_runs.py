@@ -44,7 +44,7 @@ def finishes(words: list[str]) -> Path:
 def test_two_steps_of_each_family(words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PRUNELAB_RUNS", str(tmp_path))
     monkeypatch.chdir(PROJECT)
-    finishes(words)
+    assert finishes(words).is_dir()
 
 
 @pytest.mark.slow
