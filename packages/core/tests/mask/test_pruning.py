@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -48,7 +50,7 @@ def zeros(model: nn.Module, names: list[str]) -> float:
 
 
 METHODS: dict[str, Callable[[nn.Module], Pruning]] = {
-    "supermask": lambda m: Pruning.supermask(m, 0.8, steps=200, weight=10.0),
+    "supermask": lambda m: Pruning.supermask(m, 0.8, steps=200),
     "gradual": lambda m: Pruning.gradual(m, 0.8, steps=STEPS),
     "magnitude": lambda m: Pruning.magnitude(m, 0.8),
     "lottery": lambda m: Pruning.lottery(m, 0.8, initial=m.state_dict(), scheme="blind"),
@@ -61,10 +63,7 @@ def test_each_method_ends_with_a_plain_network_of_the_wanted_sparsity(method: st
     model = network()
     keys = list(model.state_dict())
     pruning = METHODS[method](model)
-    if method == "supermask":
-        train(pruning, 200, mask_lr=300.0)
-    else:
-        train(pruning)
+    train(pruning, 200 if method == "supermask" else STEPS)
     predicted = model.eval()(torch.ones(1, 6))
     assert pruning.finish() is model
     assert [type(layer) for layer in model] == [nn.Linear, nn.Tanh, nn.Linear, nn.Tanh, nn.Linear]
@@ -264,3 +263,41 @@ def test_a_step_whose_layers_run_often_draws_each_mask_once() -> None:
     with pruning.drawing():
         assert torch.equal(layer.effective("weight_hh"), layer.effective("weight_hh"))
     assert pruning.loss() == 0.0
+
+
+# --- the page ---
+
+
+def examples() -> list[str]:
+    page = Path(__file__).resolve().parents[4] / "docs" / "pruning.md"
+    return re.findall(r"^```python\n(.*?)^```$", page.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+
+
+def test_the_pages_example_prunes_a_torchvision_network_and_packs_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    names: dict[str, Any] = {"batches": [(torch.randn(2, 3, 32, 32), torch.tensor([0, 1]))] * 4}
+    exec(examples()[0], names)
+    found = names["pruning"].report()
+    assert found.sparsity == pytest.approx(0.9, abs=1e-3)
+    assert capsys.readouterr().out.splitlines()[-1].startswith(" 90.00 %  of ")
+    plain, again = names["model"].state_dict(), names["again"].state_dict()
+    assert all(map(torch.equal, plain.values(), again.values()))
+    masked = [name.removesuffix(mask.MASK_SUFFIX) for name in found.sizes]
+    assert not {"conv1.weight", "fc.weight"} & set(masked)
+    assert zeros(names["again"], masked) == pytest.approx(0.9, abs=1e-3)
+    assert (tmp_path / "resnet18.plp").stat().st_size < 0.11 * 4 * sum(map(torch.numel, plain.values()))
+
+
+def test_the_pages_one_line_a_method_runs() -> None:
+    lines = examples()[1].splitlines()
+    assert len(lines) == 6
+    for line in lines:
+        model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(16, 5))
+        names = {"model": model, "initial": copy.deepcopy(model.state_dict())}
+        names |= {"Pruning": Pruning, "cross_entropy": nn.functional.cross_entropy}
+        names["batches"] = [(torch.randn(2, 3, 4, 4), torch.tensor([0, 1]))] * 3
+        assert isinstance(eval(line, names), Pruning)
+        assert len(mask.masks(model)) == 2

@@ -1,4 +1,4 @@
-"""Give any module masks, and take them away again: the three-line use of this package.
+"""Give any module masks, and take them away again; `prunelab.mask.Pruning` does the rest of every method.
 
 ```python
 from prunelab import mask
@@ -11,7 +11,8 @@ state = mask.apply_masks(model)  # dense, zeros where pruned; or mask.strip(mode
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import difflib
+from collections.abc import Callable, Collection, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -37,13 +38,21 @@ _MASKED: dict[type[nn.Module], type[Masked]] = {
 _PLAIN: dict[type[Masked], type[nn.Module]] = {masked: plain for plain, masked in _MASKED.items()}
 
 
+LeaveOut = Collection[str | type[nn.Module]]
+"""Paths of layers, or of modules around them, and classes of layers."""
+
+
 def _become(module: nn.Module, kind: type[nn.Module]) -> None:
     """Give a module another class of the same layout; parameters, hooks and references are untouched."""
     module.__class__ = kind
 
 
 def convert(
-    model: nn.Module, spec: MaskSpec, only: Callable[[str, nn.Module], bool] | None = None
+    model: nn.Module,
+    spec: MaskSpec,
+    only: Callable[[str, nn.Module], bool] | None = None,
+    *,
+    leave_out: LeaveOut = (),
 ) -> nn.Module:
     """Turn the Linear, Embedding, LSTMCell and Conv2d layers of a model into masked ones, in place.
 
@@ -56,18 +65,20 @@ def convert(
         model: any module; may itself be one of the layers.
         spec: how the masks behave.
         only: takes a layer's path and the layer; a layer is converted where this returns True (default: all).
+        leave_out: layers that stay as they are.
 
     Returns:
         The model.
 
     Raises:
-        UserError: no layer was found to convert.
+        UserError: no layer was found to convert, or a name in ``leave_out`` is no layer's.
     """
+    left_out = _left_out(model, leave_out)
     by_weight: dict[int, nn.Parameter] = {}  # tied weights share one mask
     converted = 0
     for path, module in list(model.named_modules()):
         masked = _MASKED.get(type(module))
-        if masked is None or (only is not None and not only(path, module)):
+        if masked is None or left_out(path, module) or (only is not None and not only(path, module)):
             continue
         plain = type(module)
         _become(module, masked)
@@ -87,6 +98,20 @@ def convert(
             f"model {type(model).__name__} has no layer to mask: expected at least one of {kinds}"
         )
     return model
+
+
+def _left_out(model: nn.Module, leave_out: LeaveOut) -> Callable[[str, nn.Module], bool]:
+    """Whether a layer is left out, by its path and class."""
+    names = tuple(item for item in leave_out if isinstance(item, str))
+    kinds = tuple(item for item in leave_out if not isinstance(item, str))
+    paths = [path for path, _ in model.named_modules() if path]
+    for name in names:
+        if name not in paths:
+            near = difflib.get_close_matches(name, paths, n=3) or paths[:3]
+            raise UserError(f"leave_out {name!r} is no layer of the model: did you mean {', '.join(near)}?")
+    return lambda path, layer: (
+        isinstance(layer, kinds) or any(path == name or path.startswith(f"{name}.") for name in names)
+    )
 
 
 def assign(model: nn.Module, values: Mapping[str, Tensor]) -> None:
