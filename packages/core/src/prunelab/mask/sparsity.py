@@ -130,7 +130,7 @@ class _RoundedSparsity(torch.autograd.Function):
             elif ctx.bypass:
                 out.append(each.expand_as(logits).clone())
             else:
-                out.append(through_sigmoid(each.to(logits.dtype).expand_as(logits), torch.sigmoid(logits)))
+                out.append(through_sigmoid(each, logits))
         return tuple(out)
 
 

@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from prunelab.errors import UserError
+from prunelab.mask import fused
 
 MASK_SUFFIX = "_pruning_mask"
 """A weight named ``X`` has its mask in the sibling parameter ``X_pruning_mask``."""
@@ -76,6 +77,8 @@ def sample_mask(logits: Tensor) -> Tensor:
     Returns:
         bool of the same shape.
     """
+    if fused.usable(logits):
+        return fused.draw(logits)
     # float32 whatever the parameter's dtype: half precision would offer too few different uniform numbers.
     keep = torch.sigmoid(logits.detach().float())
     return torch.rand_like(keep) < keep
@@ -93,9 +96,13 @@ def round_mask(logits: Tensor) -> Tensor:
     return logits.detach() > 0
 
 
-def through_sigmoid(grad: Tensor, keep: Tensor) -> Tensor:
-    """``grad * s * (1 - s)`` for ``s = keep``, in one pass over the memory."""
-    return torch.ops.aten.sigmoid_backward(grad, keep)
+def through_sigmoid(grad: Tensor, logits: Tensor) -> Tensor:
+    """``grad * s * (1 - s)``: a gradient, or one number for all, on its way through ``s = sigmoid(logits)``."""
+    logits = logits.detach()
+    if grad.dim() == 0 and fused.usable(logits):
+        return fused.slopes(float(grad), logits)
+    keep = torch.sigmoid(logits)
+    return torch.ops.aten.sigmoid_backward(grad.to(logits.dtype).expand_as(logits), keep)
 
 
 class _MaskProduct(torch.autograd.Function):
@@ -105,7 +112,7 @@ class _MaskProduct(torch.autograd.Function):
     def forward(ctx: Any, weight: Tensor, logits: Tensor, binary: Tensor, bypass: bool) -> Tensor:
         ctx.bypass = bypass
         ctx.save_for_backward(weight, logits, binary)
-        return weight * binary
+        return fused.product(weight, binary) if fused.usable(weight, binary) else weight * binary
 
     @staticmethod
     @once_differentiable
@@ -114,12 +121,14 @@ class _MaskProduct(torch.autograd.Function):
     ) -> tuple[Tensor | None, ...]:
         (grad,) = grads
         weight, logits, binary = ctx.saved_tensors
+        if all(ctx.needs_input_grad[:2]) and not ctx.bypass and fused.usable(grad, weight, logits, binary):
+            return *fused.product_gradients(grad, weight, logits, binary), None, None
         grad_weight = grad * binary if ctx.needs_input_grad[0] else None
         grad_logits = None
         if ctx.needs_input_grad[1]:
             grad_logits = grad * weight
             if not ctx.bypass:
-                grad_logits = through_sigmoid(grad_logits, torch.sigmoid(logits))
+                grad_logits = through_sigmoid(grad_logits, logits)
             grad_logits = grad_logits.to(logits.dtype)
         return grad_weight, grad_logits, None, None
 
