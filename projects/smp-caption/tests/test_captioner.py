@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -13,17 +14,22 @@ from PIL import Image
 
 import smp_caption
 from prunelab.errors import UserError
-from prunelab.mask import masks
+from prunelab.mask import MASK_SUFFIX, MaskSpec, masks
 from smp_caption import extract, train
-from smp_caption.captioner import Captioner
+from smp_caption.captioner import Captioner, Pictures
 from smp_caption.data import open_data
+from smp_caption.extractor import ShapeExtractor
 from smp_caption.original import run_config
 
-KINDS = ["dense", "pruned"]
+from .made import FAMILIES, SIZES, made, regions
+
+
+def arrays(pictures: Path, name: str) -> list[np.ndarray]:
+    return [np.load(pictures / "bu" / name / f"{number}.npy") for number in range(17, 22)]
 
 
 def features(pictures: Path) -> list[np.ndarray]:
-    return [np.load(pictures / "bu/cocobu_att" / f"{number}.npy") for number in range(17, 22)]
+    return arrays(pictures, "cocobu_att")
 
 
 def written(run: Path) -> list[str]:
@@ -31,19 +37,29 @@ def written(run: Path) -> list[str]:
     return [entry["caption"] for entry in json.loads(next(run.glob("test_beam_2/caption_*")).read_text())]
 
 
-@pytest.mark.parametrize("preset", ["fixed", "faithful"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("kind", "preset", "model"),
+    [
+        ("dense", "fixed", "up_down"),
+        ("dense", "faithful", "up_down"),
+        ("pruned", "fixed", "up_down"),
+        ("pruned", "faithful", "up_down"),
+        ("dense", "fixed", "ort"),
+        ("dense", "fixed", "acort"),
+    ],
+)
 def test_a_captioner_says_what_the_evaluation_wrote_and_keeps_it_through_a_folder(
-    kind: str, preset: str, finished: Callable[[str, str], Path], pictures: Path, tmp_path: Path
+    kind: str, preset: str, model: str, finished: Callable[..., Path], pictures: Path, tmp_path: Path
 ) -> None:
-    run = finished(kind, preset)
+    run = finished(kind, preset, model)
     captioner = Captioner.from_pretrained(run / "best")
-    said = captioner.caption_features(features(pictures))
+    boxes = None if model == "up_down" else arrays(pictures, "cocobu_box_relative")
+    said = captioner.caption_features(features(pictures), boxes=boxes)
     assert said == written(run)
     assert len(set(said)) > 2
     folder = captioner.save_pretrained(tmp_path / "saved", extra=captioner.notes)
     again = smp_caption.load(folder)
-    assert again.caption_features(features(pictures)) == said
+    assert again.caption_features(features(pictures), boxes=boxes) == said
     assert (again.config, again.mask, again.decode) == (captioner.config, captioner.mask, captioner.decode)
     assert again.notes == captioner.notes
     for name, value in captioner.model.state_dict().items():
@@ -70,6 +86,69 @@ def test_a_masked_captioner_and_its_pruned_one_say_the_same(
     masked.model.train()
     assert masked.caption_features(features(pictures)) == said[0]
     assert masked.model.training
+
+
+@pytest.mark.parametrize("kind", ["supermask", "fixed"])
+@pytest.mark.parametrize("family", list(FAMILIES))
+def test_masks_of_every_kind_are_kept_or_applied_for_good(
+    family: str, kind: Literal["supermask", "fixed"], tmp_path: Path
+) -> None:
+    captioner, some = made(tmp_path, family, mask=MaskSpec(kind=kind)), regions(3, 5, 2)
+    said = captioner.caption_features(**some)
+    again = Captioner.from_pretrained(captioner.save_pretrained(tmp_path / "model"))
+    assert (again.config, again.mask) == (captioner.config, captioner.mask)
+    assert not (tmp_path / "model/model.safetensors").read_bytes().count(b"tgt_embed.1.pe")
+    dense = again.pruned()
+    assert (dense.config.caption_model, dense.mask) == (FAMILIES[family]["caption_model"], None)
+    assert again.caption_features(**some) == dense.caption_features(**some) == said
+    weights = dense.model.state_dict()
+    for name, mask in masks(captioner.model).items():
+        zero = weights[name.removesuffix(MASK_SUFFIX)] == 0
+        assert torch.equal(zero, mask <= 0), name
+
+
+@pytest.mark.parametrize("family", ["up_down", "ort"])
+def test_three_lines_of_python_caption_a_picture(family: str, tmp_path: Path) -> None:
+    picture = Path(__file__).parents[1] / "docs/shapes.png"
+    extractor = ShapeExtractor(SIZES["att_feat_size"])
+    made(tmp_path, family, extractor=extractor).save_pretrained(tmp_path / "model")
+
+    m = smp_caption.load(tmp_path / "model")
+    said = m.caption(picture)
+
+    image = [Image.open(picture)]
+    boxes = extractor.boxes(image) if family == "ort" else None
+    assert said == m.caption_features(extractor(image), boxes=boxes)[0]
+    assert said
+
+
+def test_boxes_matter_to_a_relation_transformer_and_mistakes_in_them_are_named(tmp_path: Path) -> None:
+    captioner, some = made(tmp_path, "ort"), regions(4, 2)
+    moved = {**some, "boxes": [boxes[::-1] for boxes in some["boxes"]]}
+    both = [Pictures(**each).batch(captioner.config) for each in (some, moved)]
+    first, second = (captioner.model.begin(each).per_image["source"][0][0] for each in both)
+    assert not torch.allclose(first, second)
+    with pytest.raises(UserError, match=r"relation_transformer reads boxes: expected `boxes`"):
+        captioner.caption_features(some["features"])
+    wrong = [some["boxes"][0], some["boxes"][0]]
+    with pytest.raises(UserError, match=r"boxes of shape \(4, 4\), expected \(2, 4\): one a region"):
+        captioner.caption_features(some["features"], boxes=wrong)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"kind": "word"}, "its tokenizer has 18 ids, the model vocab_size 8: expected no more than that"),
+        ({"kind": "radix", "base": 4}, r"bos_token_id and eos_token_id are \(6, 7\), expected \(5, 6\)"),
+    ],
+)
+def test_a_tokenizer_of_another_model_is_refused(change: dict[str, Any], said: str, tmp_path: Path) -> None:
+    folder = made(tmp_path, "acort").save_pretrained(tmp_path / "model")
+    content = json.loads((folder / "config.json").read_text())
+    content["config"]["tokenizer"] = change
+    (folder / "config.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=said):
+        Captioner.from_pretrained(folder)
 
 
 def test_pictures_do_not_disturb_each_other(finished: Callable[[str, str], Path], pictures: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -17,7 +16,6 @@ from prunelab.mask import MASK_SUFFIX, packed
 from smp_caption import original
 from smp_caption.captioner import Captioner, tokenizer_facts
 from smp_caption.cli import parse_export
-from smp_caption.config import Config, PruneConfig
 from smp_caption.evaluate import decode_options
 from smp_caption.export_original import sparse_state
 from smp_caption.model import Network
@@ -84,19 +82,9 @@ def _describe(captioner: Captioner, source: Path, folder: Path) -> None:
     """Write what the original needs beside its weights, unless it is there."""
     if (folder / original.CONFIG).is_file():
         return
-    cfg = original.run_config(source.parent)
-    prune = (
-        PruneConfig() if captioner.mask is None else replace(cfg.prune, prune_type=_method(cfg, captioner))
-    )
-    cfg = replace(cfg, model=captioner.config, prune=prune)
+    cfg = original.fitted(original.run_config(source.parent), captioner)
     original.write_config(folder, cfg, captioner, best_global_step=captioner.notes.get("step"))
     print(f"written: {folder / original.CONFIG}, {folder / 'tokenizer'}")
-
-
-def _method(cfg: Config, captioner: Captioner) -> str:
-    """How the masks of a model came about, as far as its run or its masks tell."""
-    supermask = captioner.mask is not None and captioner.mask.kind == "supermask"
-    return cfg.prune.prune_type or ("supermask" if supermask else "mask_freeze")
 
 
 def rounded_masks(model: Network) -> dict[str, Tensor]:

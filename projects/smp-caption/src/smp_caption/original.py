@@ -37,7 +37,7 @@ from smp_caption.export_original import binary_mask_state, pruned_state, sparse_
 from smp_caption.layout import FEATURE_DIRS
 from smp_caption.model import build
 from smp_caption.pruner import mask_spec, read_weights, write_sparsities
-from smp_caption.tokenizer import build_tokenizer
+from smp_caption.tokenizer import RadixTokenizer, build_tokenizer
 
 CONFIG = "config.json"
 BEST, LAST, INIT = "model_best.pth", "model_last.pth", "model_init.pth"
@@ -179,7 +179,9 @@ def flat_config(cfg: Config, captioner: Captioner) -> dict[str, Any]:
         flat |= {f.name: getattr(group, f.name) for f in fields(group)}
     for name in RUN_FLAGS:
         flat[name] = getattr(cfg.run, name)
-    flat["caption_model"] = cfg.model.caption_model
+    flat |= {"caption_model": cfg.model.caption_model, "tokenizer": captioner.tokenizer.kind}
+    if isinstance(captioner.tokenizer, RadixTokenizer):
+        flat["radix_base"] = captioner.tokenizer.base
     flat["scst_bleu_weight"] = ",".join(f"{w:g}" for w in cfg.scst.scst_bleu_weight)
     return flat | captioner.tokenizer.config_fields() | {"version": VERSION}
 
@@ -218,6 +220,16 @@ def run_config(folder: Path) -> Config:
     where = str(folder / CONFIG)
     read = {name: from_plain(cls, known(cls, plain), where=where) for name, cls in groups.items()}
     return Config(model=model, quirks=QuirksConfig.of("faithful"), **read)
+
+
+def fitted(cfg: Config, captioner: Captioner) -> Config:
+    """A run's configuration with the network that a captioner has: pruned for good, say, or a lone model."""
+    prune = PruneConfig()
+    if captioner.mask is not None:
+        # How masks came about, as far as their run or they themselves tell.
+        itself = "supermask" if captioner.mask.kind == "supermask" else "mask_freeze"
+        prune = replace(cfg.prune, prune_type=cfg.prune.prune_type or itself)
+    return replace(cfg, model=captioner.config, prune=prune)
 
 
 def write_state(path: Path, state: Mapping[str, Any]) -> None:

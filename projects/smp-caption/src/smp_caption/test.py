@@ -58,7 +58,7 @@ def _captioned(options: TestOptions, cfg: Config, place: Path, device: torch.dev
     choose_caching(captioner.model, cfg.quirks)
     if options.compile:
         captioner.model.compile()
-    cfg = replace(cfg, model=replace(captioner.config, caption_model=cfg.model.caption_model))
+    cfg = original.fitted(cfg, captioner)
     folder = Path(options.output) if options.output else _run_of(place)
     data = open_data(cfg, folder / "fake_data", splits=(options.split,))
     beams = options.beam_size or cfg.decode.beam_size_test
