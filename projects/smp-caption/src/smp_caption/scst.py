@@ -28,7 +28,7 @@ from prunelab.caption.reward import CaptionReward, average_baseline
 from prunelab.decode import DecodeOptions, Draw, decode, multinomial_draw
 from prunelab.decode.samples import trimmed
 from prunelab.tracked import evaluating
-from smp_caption.config import Config
+from smp_caption.config import Config, ModelConfig
 from smp_caption.data import CaptionData
 from smp_caption.frequencies import ADVICE, Once, check_table, open_frequencies
 from smp_caption.model import Inputs, Network
@@ -155,12 +155,12 @@ class SelfCritical:
         """
         greedy = self.greedy(network, inputs) if self.cfg.scst_baseline == "greedy" else None
         tokens, log_probs = self.sample(network, inputs, draw)
-        weighed = self.reward.cook([self.with_end(captions) for captions in references])
-        scores = self._score(network, tokens, weighed)
+        weighed = self.cook(references)
+        scores = self.score(network.cfg, tokens, weighed)
         if greedy is None:
             baseline = average_baseline(scores)
         else:
-            baseline = self._score(network, greedy, weighed).expand_as(scores)
+            baseline = self.score(network.cfg, greedy, weighed).expand_as(scores)
         reward = scores - baseline
         loss = scst_loss(log_probs, reward.to(log_probs), tokens != network.cfg.pad_token_id)
         return ScstLoss(loss=loss, reward=reward, baseline=baseline, tokens=tokens, greedy=greedy is not None)
@@ -213,15 +213,34 @@ class SelfCritical:
         """References as the reward reads them."""
         return [*captions] if self.end is None else [f"{text} {self.end}" for text in captions]
 
-    def _score(self, network: Network, tokens: Tensor, weighed: WeighedReferences) -> Tensor:
-        """(B, K) float64: s of captions (B, K, L)."""
-        eos = network.cfg.eos_token_id
+    def cook(self, references: Sequence[Sequence[str]]) -> WeighedReferences:
+        """Prepare the captions of each image, once for all of its samples.
+
+        That is done anew in each step: it costs less than a thousandth of it, and the prepared captions of
+        all of COCO would fill a gigabyte.
+
+        Raises:
+            UserError: an image without references.
+        """
+        return self.reward.cook([self.with_end(captions) for captions in references])
+
+    def score(self, cfg: ModelConfig, tokens: Tensor, references: WeighedReferences) -> Tensor:
+        """The scores s of captions.
+
+        Args:
+            cfg: of the network that wrote them.
+            tokens: (B, K, L) ids after the start.
+            references: of the B images.
+
+        Returns:
+            (B, K) float64, on the CPU.
+        """
 
         def text(ids: list[int]) -> str:
             said = self.tokenizer.decode(ids)
-            return said if self.end is None or eos not in ids else f"{said} {self.end}"
+            return said if self.end is None or cfg.eos_token_id not in ids else f"{said} {self.end}"
 
-        return self.reward.score([[text(ids) for ids in image] for image in tokens.tolist()], weighed)
+        return self.reward.score([[text(ids) for ids in image] for image in tokens.tolist()], references)
 
 
 def score_samples(network: Network, inputs: Inputs, tokens: Tensor) -> Tensor:
