@@ -20,7 +20,12 @@ from testing.runs import two_ranks
 pytestmark = pytest.mark.dist
 
 SCRIPT = Path(__file__).parent / "two_ranks.py"
-KINDS = ("dense", "pruned")
+KINDS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
+    "dense": ({}, ()),
+    "pruned": ({"model": "ort", "pruned": True}, ()),
+    "snip": ({"pruned": True}, ("--prune_type", "snip")),
+    "rewards": ({"model": "ort"}, ("--scst_start_epoch", "0", "--scst_num_samples", "2")),
+}
 STEPS = 3
 
 
@@ -31,7 +36,7 @@ def ranks(
     """What both ranks found, and the folder that they worked in."""
     folder = tmp_path_factory.mktemp("two_ranks")
     short = ("--batch_size", "2", "--max_epochs", "1", "--save_checkpoint_every", "2")
-    words = {kind: command(folder, *short, pruned=kind == "pruned") for kind in KINDS}
+    words = {kind: command(folder, *short, *extra, **settings) for kind, (settings, extra) in KINDS.items()}
     (folder / "command.json").write_text(json.dumps(words))
     return two_ranks(SCRIPT, folder), folder
 
@@ -49,7 +54,7 @@ def test_weights_are_equal_on_both_ranks_after_every_step(
     assert not torch.equal(first[f"{kind}/random"], second[f"{kind}/random"])
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["pruned", "rewards"])
 def test_a_run_of_two_ranks_that_was_stopped_goes_on_with_the_same_bits(
     kind: str, ranks: tuple[list[dict[str, Tensor]], Path]
 ) -> None:
@@ -57,12 +62,12 @@ def test_a_run_of_two_ranks_that_was_stopped_goes_on_with_the_same_bits(
         assert torch.equal(found[f"{kind}/twice"], found[f"{kind}/history"])
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["dense", "pruned", "rewards"])
 def test_two_processes_make_the_steps_of_one_with_the_whole_batch(
-    kind: str, ranks: tuple[list[dict[str, Tensor]], Path]
+    kind: str, ranks: tuple[list[dict[str, Tensor]], Path], tmp_path: Path
 ) -> None:
     script: dict[str, Any] = runpy.run_path(str(SCRIPT))
-    alone = script["histories"](kind)
+    alone = script["histories"](kind, tmp_path)
     first, second = (found[f"{kind}/steps"] for found in ranks[0])
     assert torch.equal(first, second)
     assert not torch.equal(alone[0], alone[-1])

@@ -13,26 +13,37 @@ import torch
 from torch import Tensor, nn
 
 from prunelab import dist
+from prunelab.caption.frequency import DocumentFrequency
 from prunelab.mask import draw_once, masks, use_samples
 from prunelab.mask.sparsity import SparsityLoss
 from smp_caption import steps, train
 from smp_caption.captioner import Captioner
-from smp_caption.config import Config, ModelConfig, OptimConfig, PruneConfig
+from smp_caption.config import Config, ModelConfig, OptimConfig, PruneConfig, ScstConfig
 from smp_caption.data import open_data
 from smp_caption.evaluate import decode_options, make_evaluator
 from smp_caption.model import build
 from smp_caption.original import run_config
-from smp_caption.pruner import SupermaskPruner, mask_spec
+from smp_caption.pruner import Pruner, mask_spec
+from smp_caption.scst import SelfCritical
+from smp_caption.tokenizer import Tokenizer, train_sentencepiece
 
 PICTURES, CAPTIONS, TOKENS, REGIONS, STEPS = 4, 2, 6, 5, 4
-SIZES = {"rnn_size": 7, "input_encoding_size": 6, "att_hid_size": 5, "att_feat_size": 8, "fc_feat_size": 8}
+SIZES = {
+    **{"rnn_size": 7, "input_encoding_size": 6, "att_hid_size": 5, "att_feat_size": 8, "fc_feat_size": 8},
+    **{"d_model": 8, "dim_feedforward": 10, "num_layers": 2, "num_heads": 2, "max_seq_length": TOKENS},
+    **{"drop_prob_lm": 0.0, "drop_prob_src": 0.0, "drop_prob_layer": 0.0},
+}
+NAMES = {"dense": "up_down_lstm", "pruned": "relation_transformer_prune", "rewards": "relation_transformer"}
+TWICE = ("pruned", "rewards")
+"""Kinds of runs that are stopped and go on."""
+WORDS = ("a", "red", "cat", "dog", "sits", "runs", "here", "away")
 
 
 def flat(module: nn.Module) -> Tensor:
     return torch.cat([value.detach().reshape(-1).double() for value in module.state_dict().values()])
 
 
-class FixedSamples(SupermaskPruner):
+class FixedSamples(Pruner):
     """A pruner whose masks of a step are drawn from the step's number, on every rank the same."""
 
     step = 0
@@ -47,49 +58,69 @@ class FixedSamples(SupermaskPruner):
         return super().loss(step)
 
 
-def global_batches() -> list[dict[str, Tensor]]:
-    """Batches of pictures whose captions are equally long, so that each rank has equally many tokens."""
+def global_batches() -> list[dict[str, Any]]:
+    """Batches of pictures whose captions are not equally long: ranks have different numbers of tokens."""
     generator = torch.Generator().manual_seed(3)
     made = []
     for _ in range(STEPS):
-        ids = torch.randint(4, 12, (PICTURES * CAPTIONS, TOKENS - 2), generator=generator)
-        ends = torch.ones(PICTURES * CAPTIONS, 1, dtype=torch.long)
         att = torch.randn(PICTURES, REGIONS, 8, generator=generator, dtype=torch.float64)
+        corners = torch.rand(PICTURES, REGIONS, 2, 2, generator=generator, dtype=torch.float64)
+        lengths = torch.randint(2, TOKENS, (PICTURES * CAPTIONS, 1), generator=generator)
+        ids = torch.randint(4, 12, (PICTURES * CAPTIONS, TOKENS), generator=generator)
+        places = torch.arange(TOKENS)
+        ids = ids.where(places < lengths, 0).where(places != lengths, 3).where(places > 0, 2)
         made.append(
             {
                 "att_feats": att,
                 "att_masks": torch.ones(PICTURES, REGIONS, dtype=torch.float64),
                 "fc_feats": att.mean(1),
-                "seqs": torch.cat([2 * ends, ids, 3 * ends], dim=1),
-                "masks": torch.ones(PICTURES * CAPTIONS, TOKENS, dtype=torch.float64),
+                "boxes": torch.cat([corners.amin(2), corners.amax(2)], dim=2),
+                "seqs": ids,
+                "masks": (places <= lengths).double(),
+                "gts": [
+                    [" ".join(WORDS[i - 4] for i in ids[CAPTIONS * n] if i > 3)] for n in range(PICTURES)
+                ],
             }
         )
     return made
 
 
-def share(batch: dict[str, Tensor], rank: int, world: int) -> dict[str, Tensor]:
+def share(batch: dict[str, Any], rank: int, world: int) -> dict[str, Any]:
     """A rank's neighbouring pictures of a batch, with their captions."""
     return {n: v[len(v) * rank // world : len(v) * (rank + 1) // world] for n, v in batch.items()}
 
 
-def histories(kind: str, rank: int = 0, world: int = 1) -> Tensor:
-    """All weights after each of some steps in double precision, without dropout, (steps, weights)."""
+def rewards_of(cfg: Config, folder: Path) -> SelfCritical:
+    """Rewards of captions of `WORDS`."""
+    file = folder / "word.model"
+    file.write_bytes(train_sentencepiece([*WORDS, " ".join(WORDS)], model_type="word", vocab_size=12))
+    captions = [[[WORDS[i], WORDS[i + 1]], [WORDS[i]]] for i in range(7)]
+    return SelfCritical(cfg, DocumentFrequency.from_captions(captions), Tokenizer(file))
+
+
+def histories(kind: str, folder: Path, rank: int = 0, world: int = 1) -> Tensor:
+    """All weights after each of some steps in double precision, without dropout, (steps, weights).
+
+    Samples of rewards are those of beam search, for which no random number is drawn.
+    """
     pruned = kind == "pruned"
-    name = "up_down_lstm_prune" if pruned else "up_down_lstm"
     cfg = Config(
-        model=ModelConfig(caption_model=name, vocab_size=12, drop_prob_lm=0.0, **SIZES),
+        model=ModelConfig(caption_model=NAMES[kind], vocab_size=12, **SIZES),
         optim=OptimConfig(lr_scheduler="cosine", learning_rate=0.01, optim_epsilon=1e-3, grad_clip=0.05),
         prune=PruneConfig(prune_type="supermask" if pruned else None, prune_sparsity_target=0.5),
+        scst=ScstConfig(scst_sample="beam_search", scst_num_samples=3),
     )
     torch.manual_seed(0)
     model = build(cfg.model, mask_spec(cfg.model, cfg.prune)).double().train()
-    pruner = FixedSamples(model, name, cfg.prune, STEPS) if pruned else None
+    pruner = FixedSamples(model, cfg, STEPS) if pruned else None
+    rewards = rewards_of(cfg, folder) if kind == "rewards" else None
     optimizer = steps.make_optimizer(model, cfg.optim, cfg.prune)
     schedule = steps.make_schedule(optimizer, cfg, STEPS)
     history = []
     for update, batch in enumerate(global_batches()):
         mine = share(batch, rank, world)
-        steps.train_step(model, optimizer, schedule, mine, cfg, epoch=0, update=update, pruner=pruner)
+        step = {"epoch": 0, "update": update, "pruner": pruner, "rewards": rewards}
+        steps.train_step(model, optimizer, schedule, mine, cfg, **step)
         history.append(flat(model))
     return torch.stack(history)
 
@@ -114,6 +145,8 @@ def runs(folder: Path, command: dict[str, list[str]], found: dict[str, Tensor]) 
         found[f"{kind}/history"] = torch.stack(history)
         found[f"{kind}/pictures"] = torch.tensor(shares)
         found[f"{kind}/random"] = torch.rand(1)
+        if kind not in TWICE:
+            continue
         history.clear()
         train.main([*words, "--output", str(folder / f"{kind}_twice"), "--max-steps", "2"])
         train.main([*words, "--output", str(folder / f"{kind}_twice"), "--resume"])
@@ -147,8 +180,10 @@ def main(folder: Path) -> None:
     dist.start("cpu")
     found: dict[str, Tensor] = {}
     runs(folder, json.loads((folder / "command.json").read_text()), found)
-    for kind in ("dense", "pruned"):
-        found[f"{kind}/steps"] = histories(kind, dist.rank(), dist.world_size())
+    own = folder / f"words{dist.rank()}"
+    own.mkdir()
+    for kind in NAMES:
+        found[f"{kind}/steps"] = histories(kind, own, dist.rank(), dist.world_size())
     evaluation(folder / "dense", found)
     torch.save(found, folder / f"rank{dist.rank()}.pt")
 
