@@ -25,7 +25,7 @@ from smp_caption.config import (
     QuirksConfig,
     RunConfig,
 )
-from smp_caption.data import CaptionData, data_dir, open_data, open_records
+from smp_caption.data import CaptionData, data_dir, open_data, open_records, open_set
 from smp_caption.tokenizer import Tokenizer, build_tokenizer
 
 FAKE = Config(
@@ -426,6 +426,8 @@ def test_flickr_and_instapic_are_data_sets(
     }
     assert data.train_captions() == ["a dog"] * 3
     assert len(next(iter(data.loader("train", made[2])))["seqs"]) == 6
+    told = [(record.image_id, record.split) for record in open_set(tmp_path).records]
+    assert told == [(r.image_id, split) for split, records in data.records.items() for r in records]
     generated = replace(FAKE, data=replace(FAKE.data, dataset=dataset))
     assert len(open_data(generated, tmp_path / "fake").records["train"]) == 6
 

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from prunelab.data.captions import CaptionSet
-from prunelab.data.flickr import open_flickr
-from prunelab.data.instapic import open_instapic
+from prunelab.data.flickr import is_flickr, open_flickr
+from prunelab.data.instapic import is_instapic, open_instapic
 from prunelab.errors import UserError
 
 NAMES = ("1000268201_693b08cb0e.jpg", "1001773457_577c3a7d70.jpg", "1002674143_1b742ab4b8.jpg", "44_a.jpg")
@@ -44,6 +44,8 @@ def test_the_authors_files_of_flickr8k_are_read_with_their_splits(tmp_path: Path
     pictures(tmp_path / "Flicker8k_Dataset", NAMES[:3])
     tokens(tmp_path / "Flickr8k_text/Flickr8k.token.txt", (*NAMES, "2258277193_586949ec62.jpg.1"))
     lists(tmp_path / "Flickr8k_text", NAMES, "Flickr_8k.{}Images.txt", ("train", "dev", "test"), ".jpg")
+    assert is_flickr(tmp_path)
+    assert not is_instapic(tmp_path)
     found = open_flickr(tmp_path)
     assert described(found) == [
         (1000268201, "train", WANTED),
@@ -156,6 +158,8 @@ POSTS = {
 def test_instapic_is_read_with_its_splits_by_users(tmp_path: Path, inner: str):
     posts(tmp_path / inner, **POSTS)
     pictures(tmp_path / "images", ("ann_@_p1.jpg", "ann_@_p2.jpg", "bob_@_p1.jpg", "cy_@_p9.jpg"))
+    assert is_instapic(tmp_path)
+    assert not is_flickr(tmp_path)
     found = open_instapic(tmp_path)
     assert described(found) == [
         (0, "train", ("a lazy sunday",)),

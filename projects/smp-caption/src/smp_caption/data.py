@@ -9,8 +9,8 @@ from pathlib import Path
 
 from prunelab import dist
 from prunelab.data.captions import CaptionRecord, CaptionSet, open_captions, open_pictures
-from prunelab.data.flickr import open_flickr
-from prunelab.data.instapic import open_instapic
+from prunelab.data.flickr import is_flickr, open_flickr
+from prunelab.data.instapic import is_instapic, open_instapic
 from prunelab.data.loader import Loader, make_loader
 from prunelab.data.synthetic import cached
 from prunelab.errors import UserError
@@ -22,6 +22,7 @@ from smp_caption.sources import Sources, existing, open_sources
 from smp_caption.tokenizer import Tokenizer
 
 SPLITS = ("train", "val", "test")
+FLICKR = ("flickr8k", "flickr30k")
 
 
 class CaptionData:
@@ -173,7 +174,7 @@ def open_records(cfg: Config, scratch: Path | None = None) -> tuple[dict[str, li
         )
     else:
         folder = data_dir(data)
-    captions = _captions(data.dataset, folder, fake=cfg.run.fake_data)
+    captions = open_set(folder, data.dataset)
     if not folder.is_dir():
         folder = folder.parent
     if data.mscoco_online_test:
@@ -181,15 +182,20 @@ def open_records(cfg: Config, scratch: Path | None = None) -> tuple[dict[str, li
     return {split: captions.split(split) for split in SPLITS}, folder
 
 
-def _captions(dataset: str, folder: Path, *, fake: bool) -> CaptionSet:
-    """Pictures and captions of a data set's folder, or of its caption file."""
-    if not folder.is_dir():
-        return open_captions(folder)
-    if dataset in ("flickr8k", "flickr30k") and not fake:
-        return open_flickr(folder)
-    if dataset == "instapic" and not fake:
-        return open_instapic(folder)
-    return open_captions(folder, json_name=JSON_NAMES.get(dataset))
+def open_set(place: Path, dataset: str | None = None) -> CaptionSet:
+    """Pictures and captions of a data set's folder, or of its caption file.
+
+    Without a name of the data set, the layout is told by the files that are there.
+
+    Raises:
+        UserError: no captions are found, or they are of another form, or some pictures are missing.
+    """
+    unknown = dataset is None and place.is_dir() and not (place / "captions.json").is_file()
+    if place.is_dir() and (dataset in FLICKR or (unknown and is_flickr(place))):
+        return open_flickr(place)
+    if place.is_dir() and (dataset == "instapic" or (unknown and is_instapic(place))):
+        return open_instapic(place)
+    return open_captions(place, json_name=JSON_NAMES.get(dataset or "") if place.is_dir() else None)
 
 
 def references_of(records: Sequence[CaptionRecord]) -> dict[int, tuple[str, ...]]:

@@ -19,11 +19,12 @@ from PIL import Image
 from torch import nn
 
 from prunelab import dist
-from prunelab.data.captions import CaptionRecord, open_captions, open_pictures
+from prunelab.data.captions import CaptionRecord, open_pictures
 from prunelab.data.features import open_features, writing_features
 from prunelab.data.pictures import read_picture
 from prunelab.errors import UserError, entry
 from smp_caption.cli import parse_extract
+from smp_caption.data import open_set
 from smp_caption.extractor import Extractor, ExtractorConfig, has_extractor, make_extractor
 from smp_caption.layout import OWN_BOXES
 from smp_caption.options import ExtractOptions
@@ -114,7 +115,7 @@ class _Sinks:
 def _records(options: ExtractOptions) -> Sequence[CaptionRecord]:
     if options.images:
         return open_pictures(options.images).records
-    return open_captions(options.dataset_json).records
+    return open_set(Path(options.dataset_json)).records
 
 
 def _prepare(options: ExtractOptions, output: Path, records: Sequence[CaptionRecord]) -> None:

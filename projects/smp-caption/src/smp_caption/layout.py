@@ -21,6 +21,8 @@ FEATURE_DIRS = {"input_att_dir": ATT_DIR, "input_fc_dir": FC_DIR, "input_rel_box
 """The same by the name of the flag."""
 OWN_BOXES = "box_relative"
 """Folder of boxes beside the features that `extract` wrote."""
+OWN_DIRS = {"input_fc_dir": "fc", "input_rel_box_dir": OWN_BOXES}
+"""Folders beside features that `extract` wrote, by the name of the flag."""
 
 
 def reads_fc(cfg: Config) -> bool:

@@ -17,7 +17,7 @@ from prunelab.data.memory import CachedFeatures, available, shared_memory
 from prunelab.data.store import FeatureStore
 from prunelab.errors import UserError
 from smp_caption.config import Config, DataConfig
-from smp_caption.layout import BOX_DIR, FC_DIR, FEATURE_DIRS, OWN_BOXES, reads_boxes, reads_fc
+from smp_caption.layout import FEATURE_DIRS, OWN_DIRS, reads_boxes, reads_fc
 
 # S regions, F size of a region's feature
 
@@ -122,15 +122,16 @@ def open_sources(cfg: Config, data: DataConfig, folder: Path) -> Sources:
     Raises:
         UserError: they are missing, or of no known kind.
     """
+    defaults = {name: folder / place for name, place in FEATURE_DIRS.items()}
+    if data.input_att_dir:
+        # What `extract` wrote beside the features belongs to them.
+        beside = Path(data.input_att_dir).expanduser().parent
+        defaults |= {name: beside / own for name, own in OWN_DIRS.items() if (beside / own).exists()}
     wanted = ["input_att_dir"]
-    if reads_fc(cfg) and (data.input_fc_dir or (folder / FC_DIR).exists()):
+    if reads_fc(cfg) and (data.input_fc_dir or defaults["input_fc_dir"].exists()):
         wanted.append("input_fc_dir")
     if reads_boxes(cfg):
         wanted.append("input_rel_box_dir")
-    defaults = {name: folder / FEATURE_DIRS[name] for name in wanted}
-    if data.input_att_dir and not (folder / BOX_DIR).exists():
-        # `extract` writes boxes beside the features.
-        defaults["input_rel_box_dir"] = Path(data.input_att_dir).expanduser().parent / OWN_BOXES
     places = {name: _feature_path(getattr(data, name), name, defaults[name]) for name in wanted}
     found = {name: open_features(path) for name, path in places.items()}
     return Sources(

@@ -28,6 +28,7 @@ from prunelab.data.coco import split_name, words
 from prunelab.errors import UserError
 from prunelab.util import StrPath
 
+KARPATHY = ("dataset_flickr8k.json", "dataset_flickr30k.json")
 TOKEN_FILES = ("Flickr8k.token.txt", "results_20130124.token")
 TABLES = ("flickr_annotations_30k.csv", "captions.txt", "results.csv")
 SPLIT_LISTS = {
@@ -84,6 +85,11 @@ def open_flickr(folder: StrPath, *, check: int = 5) -> CaptionSet:
     if check:
         found.check_pictures(check)
     return found
+
+
+def is_flickr(folder: StrPath) -> bool:
+    """Whether a folder holds captions of Flickr8k or Flickr30k in a layout that `open_flickr` reads."""
+    return _find(Path(folder), (*KARPATHY, *TOKEN_FILES, *TABLES)) is not None
 
 
 def _find(root: Path, names: tuple[str, ...]) -> Path | None:

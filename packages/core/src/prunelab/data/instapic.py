@@ -81,6 +81,12 @@ def open_instapic(folder: StrPath, *, check: int = 5) -> CaptionSet:
     return found
 
 
+def is_instapic(folder: StrPath) -> bool:
+    """Whether a folder holds the published caption files."""
+    root = Path(folder)
+    return any((place / FILES["train"]).is_file() for place in (root, root / "json"))
+
+
 def _posts(source: Path) -> Iterator[tuple[str, str, str]]:
     """User, post and caption of each post of a file."""
     data = read_json(source)
