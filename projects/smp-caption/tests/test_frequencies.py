@@ -15,7 +15,7 @@ from prunelab.data.captions import CaptionRecord
 from prunelab.errors import UserError
 from smp_caption.config import Config, DataConfig, QuirksConfig, RunConfig, ScstConfig
 from smp_caption.data import CaptionData
-from smp_caption.frequencies import ADVICE, CORPUS, ORIGINAL, count_frequencies, find_table, open_frequencies
+from smp_caption.frequencies import ADVICE, CORPUS, count_frequencies, find_table, open_frequencies
 from smp_caption.scst import SelfCritical
 from smp_caption.tokenizer import Tokenizer, train_sentencepiece
 
@@ -83,8 +83,8 @@ def test_frequencies_are_counted_from_the_training_captions_once_a_run(
     tmp_path: Path, name: str | None
 ) -> None:
     once, data = Keeper(), data_of(tmp_path, others=9)
-    (tmp_path / ORIGINAL).parent.mkdir()
-    (tmp_path / ORIGINAL).touch()  # is not looked at
+    (tmp_path / "bu").mkdir()
+    (tmp_path / "bu/coco-train-words.p").touch()  # is not looked at
     for _ in range(2):
         table, path = open_frequencies(config(name), data, once)
         assert path is None
@@ -134,14 +134,20 @@ def test_a_table_is_found_by_its_name(
     assert found.resolve() == path
     assert table.images == len(CAPTIONS)
     assert find_table(config(str(path.with_suffix(""))), data) == path  # an absolute name
+    if path.parent.name == "bu":  # one from another machine
+        assert find_table(config("/far/away/bu/coco-train-words"), data) == path
 
 
-def test_the_originals_table_is_read_where_its_numbers_are_asked_for(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ending", [".p", ".npz"])
+def test_the_prepared_table_is_read_where_the_originals_numbers_are_asked_for(
+    tmp_path: Path, ending: str
+) -> None:
     data = data_of(tmp_path)
     assert find_table(config(frequencies_with_end=True), data) is None
-    (tmp_path / ORIGINAL).parent.mkdir()
-    count_frequencies(config(), data).save(tmp_path / ORIGINAL)
-    assert find_table(config(frequencies_with_end=True), data) == tmp_path / ORIGINAL
+    path = tmp_path / f"bu/coco-train-words{ending}"
+    path.parent.mkdir()
+    count_frequencies(config(), data).save(path)
+    assert find_table(config(frequencies_with_end=True), data) == path
     assert find_table(config(), data) is None
     assert find_table(config(CORPUS, frequencies_with_end=True), data) is None
 

@@ -23,8 +23,10 @@ Once: TypeAlias = Callable[[str, Callable[[], Any]], Any]
 
 CORPUS = "corpus"
 """Value of ``cached_tokens`` that always counts."""
-ORIGINAL = Path("bu", "coco-train-words.p")
-"""Where a data set of the original has its table."""
+ORIGINAL = Path("bu", "coco-train-words")
+"""Where a data set that the preparation programs have worked on has its table."""
+ENDINGS = (".p", ".npz")
+"""Of the original's tables, and of ours."""
 RARE = 5
 """Words that occur no more often than this in all captions are unknown ones to the original's table."""
 CHECKED = 1000
@@ -63,26 +65,24 @@ def find_table(cfg: Config, data: CaptionData) -> Path | None:
     """The file of the table; None where it is to be counted.
 
     A name is a file with or without its ending; relative to the working directory, to the folder ``data`` in
-    it (where the original looks), or to the data set's folder.
+    it (where the original looks), or to the data set's folder, where the last part of an absolute name is
+    looked for as well.
 
     Raises:
         UserError: there is no such file.
     """
     name, folder = cfg.data.cached_tokens, Path(data.sources.places["dataset_dir"])
-    if name is None:
-        original = folder / ORIGINAL
-        return original if cfg.quirks.frequencies_with_end and original.is_file() else None
-    if name == CORPUS:
+    if name == CORPUS or (name is None and not cfg.quirks.frequencies_with_end):
         return None
-    given = Path(name).expanduser()
-    tried = [
-        place / f"{given}{ending}"
-        for place in (Path(), Path("data"), folder, folder / ORIGINAL.parent)
-        for ending in ("", ".p", ".npz")
-    ]
-    for path in tried:
-        if path.is_file():
-            return path
+    if name is None:
+        tried = [folder / ORIGINAL]
+    else:
+        given = Path(name).expanduser()
+        tried = [given, "data" / given, folder / given, (folder / ORIGINAL).with_name(given.name)]
+    found = (Path(f"{path}{ending}") for path in tried for ending in ("", *ENDINGS))
+    path = next((path for path in found if path.is_file()), None)
+    if path is not None or name is None:
+        return path
     raise UserError(
         f"cached_tokens {name}: no such file, here, in the folder data or in {folder}; expected a table of "
         f"document frequencies (.p or .npz), or {CORPUS!r} to count the training captions"
