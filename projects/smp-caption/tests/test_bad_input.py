@@ -105,6 +105,53 @@ def test_a_damaged_feature_file_is_named_in_any_process(
     fails(train.main, words, said)
 
 
+def test_folders_that_lack_pictures_say_how_many_and_the_first_five(
+    own: Path, command: Callable[..., list[str]], fails: Fails, tmp_path: Path
+) -> None:
+    for number in range(3, 10):
+        (own / f"bu/cocobu_att/{number}.npy").unlink()
+    (own / "bu/cocobu_box_relative/4.npy").unlink()
+    words = command(tmp_path / "run", "--dataset_dir", str(own), model="ort")
+    fails(train.main, words, r"input_att_dir .*cocobu_att.*7 of .*3, 4, 5, 6, 7\b(?!, 8)")
+    shutil.copytree(own / "bu/cocobu_att", tmp_path / "whole")
+    for number in range(3, 10):
+        shutil.copy(own / "bu/cocobu_att/1.npy", tmp_path / f"whole/{number}.npy")
+    whole = ("--input_att_dir", str(tmp_path / "whole"))
+    fails(train.main, [*words, *whole], r"input_rel_box_dir .*cocobu_box_relative.*1 of .*\b4\b")
+    assert not list(tmp_path.glob("run/checkpoints/*"))
+
+
+@pytest.mark.parametrize(
+    ("box", "said"),
+    [
+        (
+            [10.0, 20.0, 110.0, 220.0],
+            r"box 1 is \[10.0, 20.0, 110.0, 220.0\], expected x1, y1, x2, y2 relative",
+        ),
+        ([0.5, 0.1, 0.4, 0.9], r"image 5 \(.*\): box 1 is \[0.5, 0.1, 0.4, 0.9\], expected"),
+    ],
+)
+def test_boxes_outside_the_picture_are_named(
+    box: list[float],
+    said: str,
+    own: Path,
+    command: Callable[..., list[str]],
+    fails: Fails,
+    tmp_path: Path,
+) -> None:
+    file = own / "bu/cocobu_box_relative/5.npy"
+    boxes = np.load(file)
+    boxes[1] = box
+    np.save(file, boxes)
+    fails(train.main, command(tmp_path / "run", "--dataset_dir", str(own), model="ort"), said)
+    np.save(file, boxes[:1])
+    fails(
+        train.main,
+        command(tmp_path / "run", "--dataset_dir", str(own), model="ort", preset="faithful"),
+        r"boxes of shape \(1, 4\), expected \(3, 4\)",
+    )
+
+
 def test_sizes_that_do_not_fit_the_data_are_named(
     command: Callable[..., list[str]], fails: Fails, own: Path, tmp_path: Path
 ) -> None:
@@ -163,7 +210,7 @@ def test_an_unknown_key_or_flag_is_answered_with_the_nearest(
         (("--device", "tpu"), "device is 'tpu', expected auto, cpu, cuda or cuda:N"),
         (("--device", "cuda:7777"), "cuda:7777"),
         (("--prune_type", "supermask"), "prune_type supermask needs a pruned model"),
-        (("--scst_start_epoch", "0"), "scst_start_epoch 0: self-critical training is not available"),
+        (("--prune_type", "smp"), "prune_type.*smp.*supermask"),
         (("--tokenizer_train_files", "/nowhere.txt"), "tokenizer_train_files /nowhere.txt: no such file"),
         (("--beam_size_val", "0"), "beam_size_val is 0, expected at least 1"),
     ],
@@ -202,6 +249,25 @@ def test_a_checkpoint_of_another_model_is_named_by_its_first_differences(
     assert not list(run.glob("checkpoints/*"))
 
 
+def test_a_transformer_of_another_size_is_named_by_its_first_differences(
+    begun: Callable[..., Path], command: Callable[..., list[str]], fails: Fails, tmp_path: Path
+) -> None:
+    source = begun("dense", "ort")
+    for extra, said in (
+        (
+            ("--num_layers", "3"),
+            r"does not fit the model: model.encoder.layers.2\S+ absent \(expected 16x16\)",
+        ),
+        (("--dim_feedforward", "8"), r"w_1.weight 24x16 \(expected 8x16\)"),
+        (("--share_att_encoder", "kv"), r"model.encoder.layers.0.self_attn"),
+    ):
+        words = command(tmp_path / "run", "--start_from", str(source), *extra, model="ort")
+        fails(train.main, words, said)
+    words = command(tmp_path / "run", "--start_from", str(source), model="transformer")
+    fails(train.main, words, r"does not fit the model: core\.\S+ absent")
+    assert not list(tmp_path.glob("run/checkpoints/*"))
+
+
 def test_a_vocabulary_that_does_not_fit_is_named(
     finished: Callable[[str, str], Path], command: Callable[..., list[str]], fails: Fails, tmp_path: Path
 ) -> None:
@@ -211,7 +277,7 @@ def test_a_vocabulary_that_does_not_fit_is_named(
     words = command(run, "--vocab_size", "12")
     fails(train.main, words, r"tokenizer/word.model has \d+ tokens, expected at most vocab_size 12")
     words = command(tmp_path / "b", "--start_from", str(source), "--vocab_size", "40")
-    fails(train.main, words, r"embed.0.weight 30x16 \(expected 40x16\)")
+    fails(train.main, words, r"best has a vocabulary of 30 tokens, the model one of 40 \(vocab_size\)")
 
 
 def test_resuming_with_another_model_or_order_of_data_is_refused_and_touches_nothing(
