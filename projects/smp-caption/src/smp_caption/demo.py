@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from prunelab import dist
 from prunelab.data.captions import open_pictures
 from prunelab.errors import UserError, entry
 from prunelab.report import gallery
@@ -23,7 +24,8 @@ def demo(options: DemoOptions) -> dict[Path, str]:
     Raises:
         UserError: no model, no picture, or a model without an extractor.
     """
-    captioner = original.load(Path(options.model) if options.model else newest_model())
+    model = Path(options.model) if options.model else newest_model()
+    captioner = original.load(model, device=dist.start(options.device))
     pictures = [picture for name in options.files for picture in _pictures(Path(name))]
     captions = captioner.caption(pictures, beam_size=options.beam_size)
     found = dict(zip(pictures, captions, strict=True))

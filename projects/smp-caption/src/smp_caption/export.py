@@ -53,6 +53,11 @@ def export(options: ExportOptions) -> Path:
     target = Path(options.output) if options.output else base.with_name(base.name + SUFFIXES[options.format])
     if target.resolve() == source.resolve():
         raise UserError(f"{target}: not written over the model itself; name another --output")
+    if options.format in ("sparse", "binary") and captioner.mask is None:
+        raise UserError(
+            f"{source}: has no masks, which --format {options.format} needs: expected a pruned model before "
+            f"its masks were applied, such as best/, {original.BEST} or {original.BINARY}"
+        )
     if options.dry_run:
         print(f"{source}: would be written to {target}")
         return target
@@ -88,15 +93,11 @@ def _describe(captioner: Captioner, source: Path, folder: Path) -> None:
 
 
 def rounded_masks(model: Network) -> dict[str, Tensor]:
-    """The state with its mask logits rounded to 0 and 1 and its weights as they are (``binarize_supermask``).
-
-    Raises:
-        UserError: a model without masks.
-    """
-    state = model.state_dict()
-    if not any(name.endswith(MASK_SUFFIX) for name in state):
-        raise UserError("the model has no masks to round: expected a pruned one")
-    return {n: (v > 0).to(v.dtype) if n.endswith(MASK_SUFFIX) else v for n, v in state.items()}
+    """The state with its masks rounded to 0 and 1 and its weights as they are (``binarize_supermask``)."""
+    return {
+        name: (value > 0).to(value.dtype) if name.endswith(MASK_SUFFIX) else value
+        for name, value in model.state_dict().items()
+    }
 
 
 def export_onnx(captioner: Captioner, folder: Path) -> tuple[ExportReport, ExportReport]:
