@@ -266,6 +266,11 @@ def test_a_reward_that_weighs_nothing_is_refused(tokenizer: Tokenizer) -> None:
         self_critical(tokenizer, scst_cider_weight=0.0, scst_bleu_weight=(0.0, 0.0, 0.0, 0.0))
 
 
+def test_one_beam_which_is_the_greedy_caption_is_refused() -> None:
+    with pytest.raises(UserError, match="scst_num_samples 1 with scst_sample beam_search .* expected 2"):
+        ScstConfig(scst_num_samples=1, scst_sample="beam_search", scst_baseline="greedy")
+
+
 def test_training_by_reward_makes_the_network_write_what_earns_more(tokenizer: Tokenizer) -> None:
     network = small("up_down_lstm", drop=0.1)
     ours = self_critical(tokenizer, scst_num_samples=8)

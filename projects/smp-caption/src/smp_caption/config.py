@@ -307,6 +307,11 @@ class ScstConfig:
                 f"scst_num_samples {self.scst_num_samples} leaves scst_baseline sample no other one: "
                 "expected 2 or more"
             )
+        if self.scst_sample == "beam_search" and self.scst_num_samples < 2:
+            raise UserError(
+                f"scst_num_samples {self.scst_num_samples} with scst_sample beam_search samples the likeliest "
+                "caption alone, which teaches nothing: expected 2 or more"
+            )
         if len(self.scst_bleu_weight) != 4:
             raise UserError(
                 f"scst_bleu_weight is {self.scst_bleu_weight}, expected four comma-separated numbers"
