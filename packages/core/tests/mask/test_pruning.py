@@ -27,13 +27,13 @@ def network() -> nn.Sequential:
 
 def task(model: nn.Module, step: int) -> Tensor:
     """A batch's loss of learning the product of the first two inputs."""
-    x = torch.randn(32, 6, generator=torch.Generator().manual_seed(step))
+    x = torch.randn(32, 6, generator=torch.Generator().manual_seed(step)).to(next(model.parameters()).device)
     return (model(x).squeeze(1) - x[:, 0] * x[:, 1]).square().mean()
 
 
-def train(pruning: Pruning, steps: int = STEPS, first: int = 0, **rates: float) -> list[float]:
+def train(pruning: Pruning, steps: int = STEPS, first: int = 0) -> list[float]:
     """The three lines; the sparsity after each step."""
-    optimizer = torch.optim.Adam(pruning.parameter_groups(**rates), lr=0.01)
+    optimizer = torch.optim.Adam(pruning.parameter_groups(), lr=0.01)
     found = []
     for step in range(first, first + steps):
         optimizer.zero_grad()
@@ -195,14 +195,15 @@ def test_layers_are_left_out_by_name_by_a_module_around_them_and_by_class() -> N
 
 
 def test_mask_logits_have_an_optimizer_group_of_their_own_and_fixed_masks_none() -> None:
-    groups = Pruning.supermask(network(), 0.5, steps=10).parameter_groups(mask_lr=7.0, betas=(0.5, 0.9))
-    assert [len(group["params"]) for group in groups] == [6, 3]
-    assert {k: v for k, v in groups[1].items() if k != "params"} == {
-        "lr": 7.0,
+    pruning = Pruning.supermask(network(), 0.5, steps=10, weight=16.0)
+    plain, published = pruning.parameter_groups(), pruning.parameter_groups(lr=100.0, eps=0.01)
+    assert [len(group["params"]) for group in plain] == [6, 3]
+    assert {k: v for k, v in plain[1].items() if k != "params"} == {
+        "lr": 1.0,
         "weight_decay": 0.0,
-        "eps": 1e-2,
-        "betas": (0.5, 0.9),
+        "eps": pytest.approx(16 * 10 / (2 * 368 * 800)),
     }
+    assert (published[1]["lr"], published[1]["eps"]) == (100.0, 0.01)
     assert [len(group["params"]) for group in Pruning.magnitude(network(), 0.5).parameter_groups()] == [6]
 
 
@@ -263,6 +264,20 @@ def test_a_step_whose_layers_run_often_draws_each_mask_once() -> None:
     with pruning.drawing():
         assert torch.equal(layer.effective("weight_hh"), layer.effective("weight_hh"))
     assert pruning.loss() == 0.0
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("method", METHODS)
+def test_each_method_works_on_a_gpu_as_on_the_cpu(method: str) -> None:
+    here, there = METHODS[method](network()), METHODS[method](network().cuda())
+    for pruning in (here, there):
+        train(pruning, 20)
+    for name, value in here.masks.items():
+        assert there.masks[name].is_cuda
+        if method != "supermask":  # whose draws differ
+            assert float((there.masks[name].cpu() != value).float().mean()) < 0.02
+    assert not mask.masks(there.finish())
 
 
 # --- the page ---

@@ -46,12 +46,11 @@ from prunelab.mask.sparsity import (
 from prunelab.mask.supermask import MASK_SUFFIX, MaskKind, MaskSpec
 
 Batch = TypeVar("Batch")
-MASK_EPSILON = 1e-2
-"""Adam's epsilon of mask logits, as published. Their gradients are far below it, so that a step is about the
-gradient times rate / epsilon."""
+LARGEST_MOVE = 1.0
+"""Learning rate of mask logits: as far as an Adam moves one in a step, however large its gradient."""
 PULL = 800.0
-"""How often the sparsity loss could pull a logit from 5 to 0 in a run, times 158; see `Supermask.mask_rate`.
-The published captioners have 430 to 1300 (sparsity 95 %, weights 40 to 120, rate 100)."""
+"""How far the sparsity loss can pull logits in a run, see `Supermask.mask_epsilon`; the published captioners
+have 430 to 1300 (sparsity 95 %, weights 40 to 120)."""
 
 
 class Pruning:
@@ -108,12 +107,13 @@ class Pruning:
             model: any module, fresh or trained.
             sparsity: share of the masked weights that shall be zero in the end, in [0, 1).
             steps: optimizer steps of the whole run; the pull grows over them.
-            weight: of the sparsity loss; None: ``max(5, 0.5 / (1 - sparsity))``.
+            weight: of the sparsity loss; None: ``max(10, 2.5 / (1 - sparsity))``. More of it where the
+                sparsity stays too low.
             init: first value of every logit; 5 keeps 99.3 % of the weights.
             leave_out: layers without masks.
         """
         _give_masks(model, MaskSpec(kind="supermask", init=init), leave_out)
-        weight = max(5.0, 0.5 / (1 - check_target(sparsity))) if weight is None else weight
+        weight = max(10.0, 2.5 / (1 - check_target(sparsity))) if weight is None else weight
         return Supermask(model, target=sparsity, weight=weight, max_step=steps)
 
     @staticmethod
@@ -403,27 +403,26 @@ class Supermask(Pruning):
             bypass_sigmoid_grad=self.bypass_sigmoid_grad,
         )
 
-    def parameter_groups(self, *, mask_lr: float | None = None, **of_masks: Any) -> list[dict[str, Any]]:
+    def parameter_groups(self, **of_masks: Any) -> list[dict[str, Any]]:
         """Groups for an Adam: all weights; then the logits, whose rate no schedule should touch.
 
         Args:
-            mask_lr: learning rate of the logits; None: `mask_rate`.
-            of_masks: more options of the logits' group; their weight decay is 0 and their epsilon
-                `MASK_EPSILON` if not given here.
+            of_masks: options of the logits' group that replace these: ``lr`` `LARGEST_MOVE`, ``eps``
+                `mask_epsilon`, ``weight_decay`` 0. As published: ``lr=100, eps=0.01``.
         """
-        rate = self.mask_rate() if mask_lr is None else mask_lr
-        own = {"lr": rate, "weight_decay": 0.0, "eps": MASK_EPSILON, **of_masks}
+        own = {"lr": LARGEST_MOVE, "eps": self.mask_epsilon(), "weight_decay": 0.0, **of_masks}
         return [*super().parameter_groups(), {"params": list(self.active.values()), **own}]
 
-    def mask_rate(self) -> float:
-        """A learning rate of the logits that fits the network's size and the run's length.
+    def mask_epsilon(self) -> float:
+        """An epsilon of Adam for the logits that fits the network's size N and the run's length.
 
-        A logit pulled by the sparsity loss alone moves in a step by ``rate / eps * weight / N * (1 - a)``
-        times ``s (1 - s)``. From 5 to 0 that takes a sum of 158 of the first factors; over a run they sum
-        up to ``rate / eps * weight / N * steps / 2``, which this rate makes `PULL`.
+        Gradients of logits are mostly far below it: a step is about ``rate / eps`` times the gradient.
+        A logit pulled by the sparsity loss alone then moves by ``rate / eps * weight / N * (1 - a)`` times
+        ``s (1 - s)``. From 5 to 0 that takes a sum of 158 of the first factors; over a run they sum up to
+        ``rate / eps * weight / N * steps / 2``, which this epsilon makes `PULL`.
         """
         size = sum(mask.numel() for mask in self.active.values())
-        return 2 * MASK_EPSILON * size * PULL / (max(self.weight, 1e-9) * self.max_step)
+        return LARGEST_MOVE * max(self.weight, 1e-9) * self.max_step / (2 * size * PULL)
 
 
 class Gradual(Pruning):
