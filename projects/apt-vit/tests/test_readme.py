@@ -157,7 +157,7 @@ def test_ones_own_pictures_go_through_all_commands_as_shown(
     Image.new("RGB", (60, 40), (90, 120, 30)).save(tmp_path / "my_cat.jpg")
     ran = []
     for words in commands():
-        if words[: len(UV)] != UV or not {"runs/pets", "pets"} & set(words):
+        if words[: len(UV)] != UV or "runs/pets" not in words:
             continue
         program, *rest = words[len(UV) :]
         if program == "train":

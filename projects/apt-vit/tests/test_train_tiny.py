@@ -202,6 +202,12 @@ def test_presets_run_on_a_gpu(build: Build, finished: Finished, tmp_path: Path) 
 
 
 @pytest.mark.slow
-def test_a_compiled_network_trains_as_a_plain_one(build: Build, finished: Finished, tmp_path: Path) -> None:
-    run = train(build(tmp_path / "run", compile=True), quiet=True)
-    assert series(run, "train/loss") == pytest.approx(series(finished(), "train/loss"), rel=1e-3)
+@pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # torch's compiler looks at everything
+def test_a_compiled_network_trains_as_a_plain_one(build: Build, tmp_path: Path) -> None:
+    # Compiled dropout draws other numbers than torch's own.
+    runs = {
+        how: train(build(tmp_path / how, compile=how == "compiled", dropout_rate=0.0), quiet=True)
+        for how in ("compiled", "plain")
+    }
+    losses = {how: series(run, "train/loss") for how, run in runs.items()}
+    assert losses["compiled"] == pytest.approx(losses["plain"], rel=1e-3)
