@@ -267,7 +267,7 @@ def test_a_reward_that_weighs_nothing_is_refused(tokenizer: Tokenizer) -> None:
 
 
 def test_one_beam_which_is_the_greedy_caption_is_refused() -> None:
-    with pytest.raises(UserError, match="scst_num_samples 1 with scst_sample beam_search .* expected 2"):
+    with pytest.raises(UserError, match=r"scst_num_samples 1 with scst_sample beam_search .* expected 2"):
         ScstConfig(scst_num_samples=1, scst_sample="beam_search", scst_baseline="greedy")
 
 
