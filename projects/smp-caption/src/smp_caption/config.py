@@ -309,8 +309,8 @@ class ScstConfig:
             )
         if self.scst_sample == "beam_search" and self.scst_num_samples < 2:
             raise UserError(
-                f"scst_num_samples {self.scst_num_samples} with scst_sample beam_search is the likeliest caption "
-                "alone, which teaches nothing: expected 2 or more"
+                f"scst_num_samples {self.scst_num_samples} with scst_sample beam_search is the likeliest "
+                "caption alone, which teaches nothing: expected 2 or more"
             )
         if len(self.scst_bleu_weight) != 4:
             raise UserError(
