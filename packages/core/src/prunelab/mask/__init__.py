@@ -21,6 +21,7 @@ from prunelab.mask.layers import (
     weights_of,
 )
 from prunelab.mask.pruning import Gradual, Pruning, Supermask
+from prunelab.mask.redraw import Redrawn
 from prunelab.mask.sparsity import (
     GradualSchedule,
     SparsityLoss,
@@ -47,6 +48,7 @@ __all__ = [
     "MaskedLSTMCell",
     "MaskedLinear",
     "Pruning",
+    "Redrawn",
     "SparsityLoss",
     "SparsityReport",
     "Supermask",

@@ -47,7 +47,7 @@ def usable(*tensors: Tensor) -> bool:
             for x in tensors
         )
         and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()
+        and torch._C._get_tracing_state() is None
         and not torch.onnx.is_in_onnx_export()
         and _available()
     )
@@ -154,3 +154,48 @@ def slopes(each: float, logits: Tensor) -> Tensor:
     m, d = flat(logits), flat(out)
     _in_blocks(lambda low, high: kernels.slopes(factor, m[low:high], d[low:high]), len(m))
     return out
+
+
+# --- tiles: rows of a contiguous matrix, from row ``low`` on; results go to memory that is given ---
+
+
+def limits(logits: Tensor) -> Tensor:
+    """How many of 2**32 numbers prune each element, as the bits of int32, for `draw_product`."""
+    from prunelab.mask import kernels
+
+    out = fresh(logits.shape, np.int32)
+    m, q = flat(logits), flat(out).view(np.uint32)
+    _in_blocks(lambda low, high: kernels.limits(m[low:high], q[low:high]), len(m))
+    return out
+
+
+def draw_product(weight: Tensor, limit: Tensor, key: np.uint64, row: int, out: Tensor) -> None:
+    """Fill ``out`` with the weight times a draw of its mask."""
+    from prunelab.mask import kernels
+
+    w, q, e, first = flat(weight), flat(limit).view(np.uint32), flat(out), row * weight.shape[1]
+    _in_blocks(
+        lambda low, high: kernels.draw_product(w[low:high], q[low:high], key, first + low, e[low:high]),
+        len(w),
+    )
+
+
+def draw_gradient(grad: Tensor, limit: Tensor, key: np.uint64, row: int, kept: Tensor, total: Tensor) -> None:
+    """Add ``grad`` to ``total``, and to ``kept`` where the draw of `draw_product` keeps the weight."""
+    from prunelab.mask import kernels
+
+    g, q, k, t = flat(grad), flat(limit).view(np.uint32), flat(kept), flat(total)
+    first = row * grad.shape[1]
+
+    def work(low: int, high: int) -> None:
+        kernels.draw_gradient(g[low:high], q[low:high], key, first + low, k[low:high], t[low:high])
+
+    _in_blocks(work, len(g))
+
+
+def times_slope(factor: Tensor, logits: Tensor, out: Tensor) -> None:
+    """Multiply ``out`` in place by ``factor * s * (1 - s)`` for s = sigmoid(logits)."""
+    from prunelab.mask import kernels
+
+    f, m, o = flat(factor), flat(logits), flat(out)
+    _in_blocks(lambda low, high: kernels.times_slope(f[low:high], m[low:high], o[low:high]), len(m))

@@ -13,7 +13,7 @@ Arguments named alike mean the same in all functions:
 weight (N,)      w                      logits (N,)     m
 limit (N,)       of 2**32 numbers, so many prune an element (2**32 - 1 means all)
 keep (N,)        bool, the mask in use  key             of one draw, 64 bits
-first            place of the arrays' first element in its weight, a multiple of BLOCK
+first            place of the arrays' first element in its weight, an even number
 """
 
 from __future__ import annotations

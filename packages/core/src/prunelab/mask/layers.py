@@ -64,6 +64,10 @@ class Masked(nn.Module):
         """Whether `draw_once` or `use_samples` makes the calls made now share one sample of each mask."""
         return self._held is not None
 
+    def redraws(self, name: str) -> bool:
+        """Whether each call made now draws a mask of its own for the weight ``name``."""
+        return self._held is None and self.is_sampled(name)
+
     def binary_mask(self, name: str) -> Tensor:
         """The 0/1 mask (bool) that a call made now applies to the weight ``name``; for a supermask only."""
         logits = self.mask_of(name)
@@ -193,6 +197,15 @@ class MaskedEmbedding(Masked, nn.Embedding):
             unique, inverse = torch.unique(input, return_inverse=True)
             return F.embedding(inverse, self._rows(unique, None))
         return self._rows(input, self._held_rows(self._held, input))
+
+    def each(self, input: Tensor) -> Tensor:
+        """C calls at once: ids (C, ...) to rows (C, ..., D), with masks as C calls would draw them."""
+        if not self.redraws("weight"):
+            return self(input)
+        calls = torch.arange(len(input), device=input.device) * self.num_embeddings
+        numbers = input + calls.view(-1, *[1] * (input.dim() - 1))
+        unique, inverse = torch.unique(numbers, return_inverse=True)
+        return F.embedding(inverse, self._rows(unique % self.num_embeddings, None))
 
     def binary_mask(self, name: str) -> Tensor:
         """The 0/1 mask of the whole table; rows that a call has drawn already stay as they are."""

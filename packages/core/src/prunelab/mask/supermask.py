@@ -97,7 +97,7 @@ def round_mask(logits: Tensor) -> Tensor:
 
 
 def through_sigmoid(grad: Tensor, logits: Tensor) -> Tensor:
-    """``grad * s * (1 - s)``: a gradient, or one number for all, on its way through ``s = sigmoid(logits)``."""
+    """``grad * s * (1 - s)``: a gradient (or one number for all) on its way through s = sigmoid(logits)."""
     logits = logits.detach()
     if grad.dim() == 0 and fused.usable(logits):
         return fused.slopes(float(grad), logits)
