@@ -6,15 +6,16 @@ Dense, or with a mask on every weight matrix. Names and order of parameters are 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from prunelab.decode import State
-from prunelab.mask import Masked, MaskedEmbedding, MaskedLinear, MaskedLSTMCell, MaskSpec, masked_layers
+from prunelab.mask import MaskedEmbedding, MaskedLSTMCell, MaskSpec, Redrawn, masked_layers
 from smp_caption.config import ModelConfig
+from smp_caption.model.layers import effective, make_embedding, make_linear
 from smp_caption.model.network import Inputs, Network, check_size
 
 # B images, S regions, D feature size, K captions an image, N = B * K, T tokens
@@ -48,8 +49,8 @@ class Attention(nn.Module):
 
     def __init__(self, cfg: ModelConfig, mask: MaskSpec | None) -> None:
         super().__init__()
-        self.h2att = _linear(cfg.rnn_size, cfg.att_hid_size, mask)
-        self.alpha_net = _linear(cfg.att_hid_size, 1, mask)
+        self.h2att = make_linear(cfg.rnn_size, cfg.att_hid_size, mask)
+        self.alpha_net = make_linear(cfg.att_hid_size, 1, mask)
 
 
 class Core(nn.Module):
@@ -63,22 +64,8 @@ class Core(nn.Module):
         self.attention = Attention(cfg, mask)
 
 
-def _linear(inputs: int, outputs: int, mask: MaskSpec | None) -> nn.Linear:
-    return nn.Linear(inputs, outputs) if mask is None else MaskedLinear(inputs, outputs, mask=mask)
-
-
 def _lstm_cell(inputs: int, hidden: int, mask: MaskSpec | None) -> nn.LSTMCell:
     return nn.LSTMCell(inputs, hidden) if mask is None else MaskedLSTMCell(inputs, hidden, mask=mask)
-
-
-def _embedding(cfg: ModelConfig, mask: MaskSpec | None) -> nn.Embedding:
-    sizes = (cfg.vocab_size, cfg.input_encoding_size)
-    return nn.Embedding(*sizes) if mask is None else MaskedEmbedding(*sizes, mask=mask)
-
-
-def _effective(layer: nn.Module, name: str = "weight") -> Tensor:
-    """The weight that a call of the layer made now would multiply by."""
-    return layer.effective(name) if isinstance(layer, Masked) else layer.get_parameter(name)
 
 
 def _lstm(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
@@ -121,18 +108,19 @@ class _Shared:
     def of(cls, core: Core) -> _Shared:
         """Take each effective weight once."""
         size = core.att_lstm.hidden_size
-        att_ih, att_hh = _effective(core.att_lstm, "weight_ih"), _effective(core.att_lstm, "weight_hh")
-        lang = [_effective(core.lang_lstm, "weight_ih"), _effective(core.lang_lstm, "weight_hh")]
+        att_ih, att_hh = effective(core.att_lstm, "weight_ih"), effective(core.att_lstm, "weight_hh")
+        of_lang, of_fc, of_word = att_ih.split([size, size, att_ih.shape[1] - 2 * size], dim=1)
+        lang = [effective(core.lang_lstm, "weight_ih"), effective(core.lang_lstm, "weight_hh")]
         return cls(
-            att_fc=att_ih[:, size : 2 * size],
-            att_word=att_ih[:, 2 * size :],
+            att_fc=of_fc,
+            att_word=of_word,
             att_bias=core.att_lstm.bias_ih + core.att_lstm.bias_hh,
-            att_recurrent=torch.cat([att_ih[:, :size], att_hh], dim=1),
+            att_recurrent=torch.cat([of_lang, att_hh], dim=1),
             lang=torch.cat(lang, dim=1),
             lang_bias=core.lang_lstm.bias_ih + core.lang_lstm.bias_hh,
-            h2att=_effective(core.attention.h2att),
+            h2att=effective(core.attention.h2att),
             h2att_bias=core.attention.h2att.bias,
-            alpha=_effective(core.attention.alpha_net),
+            alpha=effective(core.attention.alpha_net),
             alpha_bias=core.attention.alpha_net.bias,
         )
 
@@ -159,17 +147,42 @@ class _Shared:
         return Hidden(h_att, c_att, h_lang, c_lang)
 
 
-def _step_by_calls(core: Core, words: Tensor, encoded: Encoded, hidden: Hidden) -> Hidden:
-    """One time step through the layers themselves, each of which draws its masks anew; words (N, E)."""
-    rows, images = words.shape[0], encoded.fc.shape[0]
-    fc = encoded.fc.repeat_interleave(rows // images, dim=0)
-    h_att, c_att = core.att_lstm(torch.cat([hidden.h_lang, fc, words], dim=1), (hidden.h_att, hidden.c_att))
-    query = core.attention.h2att(h_att).view(images, rows // images, 1, -1)  # (B, K, 1, A)
-    energy = (encoded.p_att.unsqueeze(1) + query).tanh()  # (B, K, S, A)
-    scores = core.attention.alpha_net(energy).squeeze(-1)
-    context = _attend(scores, encoded, rows)
-    h_lang, c_lang = core.lang_lstm(torch.cat([context, h_att], dim=1), (hidden.h_lang, hidden.c_lang))
-    return Hidden(h_att, c_att, h_lang, c_lang)
+class _ByCalls:
+    """The same as the layers would be called: each product has a mask of its own where masks are drawn."""
+
+    def __init__(self, core: Core) -> None:
+        self._biases = [
+            core.att_lstm.bias_ih + core.att_lstm.bias_hh,
+            core.lang_lstm.bias_ih + core.lang_lstm.bias_hh,
+            core.attention.h2att.bias,
+            core.attention.alpha_net.bias,
+        ]
+        self._att = Redrawn(core.att_lstm, "weight_ih"), Redrawn(core.att_lstm, "weight_hh")
+        self._lang = Redrawn(core.lang_lstm, "weight_ih"), Redrawn(core.lang_lstm, "weight_hh")
+        self._query, self._alpha = Redrawn(core.attention.h2att), Redrawn(core.attention.alpha_net)
+
+    def fixed_gates(self, encoded: Encoded) -> Tensor:
+        """The mean feature (B, R) as it is: what it gives to the gates differs from step to step."""
+        return encoded.fc
+
+    def word_gates(self, words: Tensor) -> Tensor:
+        """The words as they are."""
+        return words
+
+    def step(self, fixed: Tensor, words: Tensor, encoded: Encoded, hidden: Hidden) -> Hidden:
+        """One time step: mean features (B, R), words (N, E)."""
+        rows, images = len(words), len(fixed)
+        of_att, of_lang, of_query, of_alpha = self._biases
+        (att_ih, att_hh), (lang_ih, lang_hh) = self._att, self._lang
+        gates = att_ih.product(hidden.h_lang, fixed, words) + att_hh.product(hidden.h_att) + of_att
+        h_att, c_att = _lstm(gates, hidden.c_att)
+        query = (self._query.product(h_att) + of_query).view(images, rows // images, 1, -1)
+        energy = (encoded.p_att.unsqueeze(1) + query).tanh()  # (B, K, S, A)
+        scores = self._alpha.product(energy.flatten(0, 2)).view(energy.shape[:-1]) + of_alpha
+        context = _attend(scores, encoded, rows)
+        gates = lang_ih.product(context, h_att) + lang_hh.product(hidden.h_lang) + of_lang
+        h_lang, c_lang = _lstm(gates, hidden.c_lang)
+        return Hidden(h_att, c_att, h_lang, c_lang)
 
 
 class UpDown(Network):
@@ -186,34 +199,32 @@ class UpDown(Network):
     def __init__(self, cfg: ModelConfig, mask: MaskSpec | None = None) -> None:
         super().__init__(cfg)
         size, drop = cfg.rnn_size, cfg.drop_prob_lm
-        self.embed = nn.Sequential(_embedding(cfg, mask), nn.ReLU(), nn.Dropout(drop))
-        self.fc_embed = nn.Sequential(_linear(cfg.fc_feat_size, size, mask), nn.ReLU(), nn.Dropout(drop))
+        self.embed = nn.Sequential(
+            make_embedding(cfg.vocab_size, cfg.input_encoding_size, mask), nn.ReLU(), nn.Dropout(drop)
+        )
+        self.fc_embed = nn.Sequential(make_linear(cfg.fc_feat_size, size, mask), nn.ReLU(), nn.Dropout(drop))
         self.att_embed = nn.Sequential(
             *([nn.BatchNorm1d(cfg.att_feat_size)] if cfg.use_bn else []),
-            *(_linear(cfg.att_feat_size, size, mask), nn.ReLU(), nn.Dropout(drop)),
+            *(make_linear(cfg.att_feat_size, size, mask), nn.ReLU(), nn.Dropout(drop)),
             *([nn.BatchNorm1d(size)] if cfg.use_bn == 2 else []),
         )
-        last = _linear(size, cfg.vocab_size, mask)
+        last = make_linear(size, cfg.vocab_size, mask)
         if cfg.logit_layers > 1:
             inner = [
                 layer
                 for _ in range(cfg.logit_layers - 1)
-                for layer in (_linear(size, size, mask), nn.ReLU(), nn.Dropout(drop))
+                for layer in (make_linear(size, size, mask), nn.ReLU(), nn.Dropout(drop))
             ]
             self.logit = nn.Sequential(*inner, last)
         else:
             self.logit = last
-        self.ctx2att = _linear(size, cfg.att_hid_size, mask)
+        self.ctx2att = make_linear(size, cfg.att_hid_size, mask)
         self.core = Core(cfg, mask)
         self.dropout = nn.Dropout(drop)
 
     def _redraws(self) -> bool:
         """Whether each call of a layer made now draws a mask of its own."""
-        return any(
-            not layer.is_held and layer.is_sampled(name)
-            for _, layer in masked_layers(self)
-            for name in layer.masked_names
-        )
+        return any(layer.redraws(name) for _, layer in masked_layers(self) for name in layer.masked_names)
 
     def encode(self, inputs: Inputs) -> Encoded:
         """Embed the images once, whatever the number of captions.
@@ -255,18 +266,34 @@ class UpDown(Network):
     def _teach(self, encoded: Encoded, seqs: Tensor) -> Tensor:
         """Run the time loop over all columns of seqs (N, T)."""
         hidden = self._start(encoded, seqs.shape[0])
-        outputs = []
-        if self._redraws():
-            for column in seqs.unbind(dim=1):
-                hidden = _step_by_calls(self.core, self.embed(column), encoded, hidden)
-                outputs.append(self.logit(self.dropout(hidden.h_lang)))
-            return torch.stack(outputs, dim=1).log_softmax(dim=-1)
-        shared = _Shared.of(self.core)
-        fixed = shared.fixed_gates(encoded)
-        for words in shared.word_gates(self.embed(seqs.t())).unbind(dim=0):  # T times (N, 4R)
-            hidden = shared.step(fixed, words, encoded, hidden)
+        redraws = self._redraws()
+        loop = _ByCalls(self.core) if redraws else _Shared.of(self.core)
+        fixed, outputs = loop.fixed_gates(encoded), []
+        words = loop.word_gates(self._embed_columns(seqs.t()))
+        for column in words.unbind(dim=0):  # T times (N, 4R), or (N, E)
+            hidden = loop.step(fixed, column, encoded, hidden)
             outputs.append(hidden.h_lang)
+        if redraws:
+            log_probs = self._redrawn_logits(self.dropout(torch.stack(outputs))).log_softmax(dim=-1)
+            return log_probs.transpose(0, 1)
         return self.logit(self.dropout(torch.stack(outputs, dim=1))).log_softmax(dim=-1)
+
+    def _embed_columns(self, ids: Tensor) -> Tensor:
+        """Words (T, N, E) of ids (T, N), each column a call of the embedding."""
+        table, *rest = self.embed
+        rows = table.each(ids) if isinstance(table, MaskedEmbedding) else table(ids)
+        for layer in rest:
+            rows = layer(rows)
+        return rows
+
+    def _redrawn_logits(self, hidden: Tensor) -> Tensor:
+        """Hidden states (T, N, R) to logits (T, N, V), each time step a call of the output layers."""
+        for layer in self.logit if isinstance(self.logit, nn.Sequential) else [self.logit]:
+            if isinstance(layer, nn.Linear):
+                hidden = Redrawn(layer).products(hidden) + layer.bias
+            else:
+                hidden = layer(hidden)
+        return hidden
 
     def _start(self, encoded: Encoded, rows: int) -> Hidden:
         zeros = encoded.fc.new_zeros(rows, self.cfg.rnn_size)
@@ -275,20 +302,16 @@ class UpDown(Network):
     def begin(self, inputs: Inputs) -> State:
         """See `Network.begin`."""
         encoded = self.encode(inputs)
-        prepared: dict[str, Any] = {"encoded": encoded, "shared": None, "fixed": None}
-        if not self._redraws():
-            shared = _Shared.of(self.core)
-            prepared |= {"shared": shared, "fixed": shared.fixed_gates(encoded)}
+        loop = _ByCalls(self.core) if self._redraws() else _Shared.of(self.core)
+        prepared = {"encoded": encoded, "shared": loop, "fixed": loop.fixed_gates(encoded)}
         return State(per_image=prepared, per_beam=self._start(encoded, encoded.fc.shape[0]))
 
     def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
         """See `Network.step`."""
         prepared = state.per_image
-        words, encoded = self.embed(tokens), prepared["encoded"]
-        shared: _Shared | None = prepared["shared"]
-        if shared is None:
-            hidden = _step_by_calls(self.core, words, encoded, state.per_beam)
-        else:
-            hidden = shared.step(prepared["fixed"], shared.word_gates(words), encoded, state.per_beam)
+        loop: _Shared | _ByCalls = prepared["shared"] or _ByCalls(self.core)  # None: an exported step
+        fixed = prepared["fixed"] if prepared["shared"] else loop.fixed_gates(prepared["encoded"])
+        words = loop.word_gates(self.embed(tokens))
+        hidden = loop.step(fixed, words, prepared["encoded"], state.per_beam)
         log_probs = self.logit(self.dropout(hidden.h_lang)).log_softmax(dim=-1)
         return log_probs, State(per_image=prepared, per_beam=hidden)
