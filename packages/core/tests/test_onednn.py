@@ -48,3 +48,16 @@ def test_products_by_a_large_matrix_keep_their_shape(shapes: tuple[tuple[int, ..
         found = [a @ b, torch.matmul(a, b), a.matmul(b)]
     for each in found:
         torch.testing.assert_close(each, torch.einsum("...ij,...jk->...ik", a, b), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch without oneDNN")
+def test_packed_weights_give_the_same_for_any_number_of_rows() -> None:
+    weight, bias = torch.randn(70, 40), torch.randn(70)
+    packed = onednn.packed(weight, 5)
+    for rows in (1, 5, 33):
+        x = torch.randn(rows, 40)
+        expected = torch.nn.functional.linear(x, weight, bias)
+        with torch.no_grad():
+            torch.testing.assert_close(onednn.mapped(x, packed, bias), expected, atol=1e-5, rtol=1e-5)
+            positive = onednn.mapped(x, packed, bias, relu=True)
+        torch.testing.assert_close(positive, expected.relu(), atol=1e-5, rtol=1e-5)

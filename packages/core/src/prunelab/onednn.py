@@ -3,6 +3,7 @@
 Torch multiplies float32 matrices on processors with MKL, which takes oneDNN's double time on those of another
 maker than its own. The operation that torch's compiler puts in the place of linear maps calls oneDNN, which
 reads the weight from where it is: there is nothing to prepare, and nothing to make anew when weights change.
+Where few rows meet the same weights many times, `packed` weights save it from sorting them at each call.
 
 # M rows, I inputs, O outputs
 """
@@ -50,18 +51,31 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return mapped(x.reshape(-1, x.shape[-1]), weight, bias).view(*x.shape[:-1], len(weight))
 
 
-def mapped(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def mapped(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, relu: bool = False) -> Tensor:
     """``x @ weight.t() + bias`` by oneDNN: what torch's compiler makes of linear maps.
 
     Args:
         x: (M, I), of any strides.
-        weight: (O, I), of any strides.
+        weight: (O, I), of any strides, or `packed`.
         bias: (O,).
+        relu: take the positive part of the result.
 
     Returns:
         (M, O); without gradients.
     """
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "relu" if relu else "none", [], "")
+
+
+def packed(weight: Tensor, rows: int) -> Tensor:
+    """A copy of a weight (O, I) in the order in which oneDNN reads it, for `mapped` alone.
+
+    It takes as long as a few products, and does not follow the weight when that changes.
+
+    Args:
+        weight: float32.
+        rows: how many rows M it will mostly meet at once; it serves any number.
+    """
+    return torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), rows)
 
 
 class OneDNN(TorchFunctionMode):
