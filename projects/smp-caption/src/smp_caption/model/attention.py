@@ -13,6 +13,7 @@ from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from prunelab.mask import MaskSpec
 from smp_caption.config import ModelConfig
@@ -48,13 +49,14 @@ def attend(
         bias: added to the logits, broadcastable to (..., H, Q, S).
         dropout: of the attention weights.
     """
+    rate = dropout.p if dropout is not None and dropout.training else 0.0
+    if not torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=rate)
     logits = query @ key.transpose(-2, -1) / math.sqrt(query.shape[-1])
     if bias is not None:
         logits = logits + bias
     weights = logits.softmax(dim=-1)
-    if dropout is not None:
-        weights = dropout(weights)
-    return weights @ value
+    return F.dropout(weights, rate) @ value
 
 
 class Attention(nn.Module):
@@ -86,11 +88,10 @@ class Attention(nn.Module):
         key = maps[0 if self.share == "qk" else 1](memory)
         return key, key if self.share == "kv" else maps[-2](memory)
 
-    def own(self, x: Tensor, maps: Sequence[Map] | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Projected queries, keys and values (..., D) of x (..., D), which attends to itself."""
-        key, value = self.keys_values(x, maps)
-        query = key if self.share == "qk" else (self.linears if maps is None else maps)[0](x)
-        return query, key, value
+    def roles(self, projected: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values among what all linear maps but the last made of the same input."""
+        first, last = projected[0], projected[-1]
+        return first, first if self.share == "qk" else projected[1], last
 
     def split(self, *projected: Tensor) -> Iterator[Tensor]:
         """Each (B, T, D) as (B, H, T, W)."""
@@ -102,7 +103,7 @@ class Attention(nn.Module):
 
     def to_self(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """Let x (B, T, D) attend to itself; bias broadcastable to (B, H, T, T)."""
-        query, key, value = self.split(*self.own(x))
+        query, key, value = self.split(*self.roles([linear(x) for linear in self.linears[:-1]]))
         return self.mixed(attend(query, key, value, bias, self.dropout))
 
     def to_memory(self, x: Tensor, memory: Tensor, bias: Tensor | None) -> Tensor:

@@ -8,7 +8,7 @@ relation transformer, which sees the newest token alone).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -26,20 +26,27 @@ if TYPE_CHECKING:
 # B images, R rows (beams) an image, N = B * R, T tokens so far, S regions, H heads, W width of a head
 # D = H * W model width
 
+USUAL_ROWS = 25
+"""Rows of a step that packed weights are sorted for: five images' beams."""
+
 Pair = tuple[Tensor, Tensor]
 """Keys and values."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LayerMaps:
-    """Linear maps of a decoder layer, in the order of its modules."""
+    """Linear maps of a decoder layer, each from (N, D) unless said otherwise."""
 
-    self_attn: Sequence[Map]
-    src_attn: Sequence[Map]
+    own: Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
+    """To queries, keys and values of the attention among tokens."""
+    own_mixed: Map
+    """What that attention found, to its output."""
+    source: Sequence[Map]
+    """Those of the attention to the image, in the order of its modules."""
     hidden: Map
-    """From (N, D) to the hidden values of the feed-forward part."""
+    """To the positive hidden values of the feed-forward part."""
     output: Map
-    """From those to (N, D)."""
+    """From those to the part's output."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -50,70 +57,132 @@ class Maps:
     """Of each distinct decoder layer."""
     words: Map
     """To logits."""
+    packed: bool = False
+    """Whether they are oneDNN's, for single precision without gradients alone."""
 
 
-def _maps(network: TransformerNetwork, layers: Sequence[DecoderLayer]) -> Maps:
-    """Linear maps whose weights are taken once for all steps, unless each call has masks of its own."""
-    once = not network.redraws()
+@dataclass(eq=False)
+class Kept:
+    """What several searches share while weights do not change."""
 
-    def of(linear: nn.Module) -> Map:
-        if not once:
-            return linear
-        weight, bias = effective(linear), linear.get_parameter("bias")
-        return lambda x: onednn.linear(x, weight, bias)
-
-    return Maps(
-        layers=[
-            LayerMaps(
-                self_attn=[of(linear) for linear in layer.self_attn.linears],
-                src_attn=[of(linear) for linear in layer.src_attn.linears],
-                hidden=of(layer.feed_forward.w_1),
-                output=of(layer.feed_forward.w_2),
-            )
-            for layer in layers
-        ],
-        words=of(network.body.generator.proj),
-    )
+    maps: Maps | None = None
 
 
-def begin(network: TransformerNetwork, encoded: Encoded) -> State:
+def _distinct(network: TransformerNetwork) -> list[DecoderLayer]:
+    """Each decoder layer once, in the order of their numbers."""
+    order, layers = network.body.decoder.order, network.body.decoder_layers
+    return [layers[order.index(place)] for place in range(max(order) + 1)]
+
+
+def _maps(network: TransformerNetwork, of: Callable[[nn.Module], Map]) -> Maps:
+    """The linear maps, each in the form that ``of`` gives it."""
+
+    def layer_maps(layer: DecoderLayer) -> LayerMaps:
+        attention, hidden = layer.self_attn, of(layer.feed_forward.w_1)
+        own = [of(linear) for linear in attention.linears]
+        return LayerMaps(
+            own=lambda x: attention.roles([each(x) for each in own[:-1]]),
+            own_mixed=own[-1],
+            source=[of(linear) for linear in layer.src_attn.linears],
+            hidden=lambda x: hidden(x).relu(),
+            output=of(layer.feed_forward.w_2),
+        )
+
+    layers = [layer_maps(layer) for layer in _distinct(network)]
+    return Maps(layers=layers, words=of(network.body.generator.proj))
+
+
+def _called(linear: nn.Module) -> Map:
+    """The layer itself, which draws or multiplies its mask at each call."""
+    return linear
+
+
+def _taken(linear: nn.Module) -> Map:
+    """The layer with the weight that it has now."""
+    weight, bias = effective(linear), linear.get_parameter("bias")
+    return lambda x: onednn.linear(x, weight, bias)
+
+
+def _packed(*linears: nn.Module, relu: bool = False) -> Map:
+    """Layers side by side with the weights that they have now, in oneDNN's order."""
+    weight = onednn.packed(torch.cat([effective(linear) for linear in linears]), USUAL_ROWS)
+    bias = torch.cat([linear.get_parameter("bias") for linear in linears]).detach()
+    return lambda x: onednn.mapped(x.flatten(0, -2), weight, bias, relu=relu).view(*x.shape[:-1], -1)
+
+
+def _packed_maps(network: TransformerNetwork) -> Maps:
+    """The linear maps in oneDNN's order, but those that images alone go through, once each."""
+
+    def layer_maps(layer: DecoderLayer) -> LayerMaps:
+        attention, source = layer.self_attn, layer.src_attn.linears
+        *own, mixed = attention.linears
+        joined = _packed(*own)
+        return LayerMaps(
+            own=lambda x: attention.roles(joined(x).chunk(len(own), dim=-1)),
+            own_mixed=_packed(mixed),
+            source=[_packed(source[0]), *map(_taken, source[1:-1]), _packed(source[-1])],
+            hidden=_packed(layer.feed_forward.w_1, relu=True),
+            output=_packed(layer.feed_forward.w_2),
+        )
+
+    layers = [layer_maps(layer) for layer in _distinct(network)]
+    return Maps(layers=layers, words=_packed(network.body.generator.proj), packed=True)
+
+
+def _maps_for(network: TransformerNetwork, memory: Tensor, kept: Kept | None) -> Maps:
+    """The linear maps in the form that serves a search best."""
+    if network.redraws():
+        return _maps(network, _called)
+    if kept is None or not onednn.usable(memory):
+        return _maps(network, _taken)
+    kept.maps = kept.maps or _packed_maps(network)
+    return kept.maps
+
+
+def begin(network: TransformerNetwork, encoded: Encoded, kept: Kept | None = None) -> State:
     """The state before the first token.
 
     Args:
         network: the captioner.
         encoded: its images.
+        kept: what searches share; None: each makes its own.
 
     Returns:
         A state of one row an image. ``per_image``: ``bias`` (B, 1, 1, S) or None; ``source``, keys and values
         (B, H, S, W) of each distinct decoder layer; ``maps``. ``per_beam``: ``time``, the number of tokens so
         far, and ``caches``, keys and values (N, H, T, W).
     """
-    order, layers = network.body.decoder.order, network.body.decoder_layers
-    distinct = [layers[order.index(place)] for place in range(max(order) + 1)]
-    maps = _maps(network, distinct)
+    maps = _maps_for(network, encoded.memory, kept)
     source = []
-    for layer, its in zip(distinct, maps.layers, strict=True):
-        pair = layer.src_attn.keys_values(encoded.memory, its.src_attn)
-        source.append(tuple(x.contiguous() for x in layer.src_attn.split(*pair)))
+    for layer, its in zip(_distinct(network), maps.layers, strict=True):
+        attention = layer.src_attn
+        pair = attention.keys_values(encoded.memory, its.source)
+        source.append(tuple(x.contiguous() for x in attention.split(*pair)))
     return State(
         per_image={"source": source, "bias": encoded.bias, "maps": maps}, per_beam={"time": 0, "caches": {}}
     )
 
 
 def step(network: TransformerNetwork, tokens: Tensor, state: State) -> tuple[Tensor, State]:
-    """One step: newest tokens (N,) to log-probabilities (N, V) and the next state."""
+    """One step: newest tokens (N,) to log-probabilities (N, V) and the next state.
+
+    Layers are called where the state holds no linear maps, or none for the precision at hand.
+    """
     body, kept = network.body, state.per_image
     time: int = state.per_beam["time"]
     caches: dict[int, Pair] = dict(state.per_beam["caches"])
     words, positions = body.tgt_embed
-    x = positions(words(tokens).unsqueeze(1), time).squeeze(1)  # (N, D)
+    x = positions(words(tokens).unsqueeze(1), time)[:, 0]  # (N, D); an exported graph cannot squeeze here
+    maps: Maps | None = kept.get("maps")
+    if maps is None or (maps.packed and not onednn.usable(x)):
+        maps = _maps(network, _called)
     for depth, (place, layer) in enumerate(zip(body.decoder.order, body.decoder_layers, strict=True)):
         key = {"exact": depth, "mixed": place, "none": None}[network.caching]
-        newest = _Newest(layer, kept["maps"].layers[place], None if key is None else caches.get(key))
+        newest = _Newest(layer, maps.layers[place], None if key is None else caches.get(key))
         x = newest.through(x, kept["source"][place], kept["bias"])
         if key is not None:
             caches[key] = newest.known
-    log_probs = kept["maps"].words(body.decoder.norm(x)).log_softmax(dim=-1)
+    log_probs = maps.words(body.decoder.norm(x)).log_softmax(dim=-1)
     return log_probs, State(per_image=kept, per_beam={"time": time + 1, "caches": caches})
 
 
@@ -138,22 +207,20 @@ class _Newest:
 
     def _recall(self, x: Tensor) -> Tensor:
         attention = self.layer.self_attn
-        query, key, value = (
-            y.view(len(x), attention.heads, 1, -1) for y in attention.own(x, self.maps.self_attn)
-        )
+        query, key, value = (y.unflatten(1, (attention.heads, 1, -1)) for y in self.maps.own(x))
         if self.past is not None:
             key = torch.cat([self.past[0], key], dim=2)
             value = key if attention.share == "kv" else torch.cat([self.past[1], value], dim=2)
         self.known = (key, value)
         found = attend(query, key, value, None, attention.dropout)  # (N, H, 1, W)
-        return self.maps.self_attn[-1](found.view_as(x))
+        return self.maps.own_mixed(found.reshape(x.shape))
 
     def _look(self, x: Tensor, source: Pair, bias: Tensor | None) -> Tensor:
         attention, (key, value) = self.layer.src_attn, source
         images, heads, _, width = key.shape
-        query = self.maps.src_attn[0](x).view(images, -1, heads, width).transpose(1, 2)  # (B, H, R, W)
+        query = self.maps.source[0](x).view(images, -1, heads, width).transpose(1, 2)  # (B, H, R, W)
         found = attend(query, key, value, bias, attention.dropout)
-        return self.maps.src_attn[-1](found.transpose(1, 2).reshape(x.shape))
+        return self.maps.source[-1](found.transpose(1, 2).reshape(x.shape))
 
     def _feed(self, x: Tensor) -> Tensor:
-        return self.maps.output(self.layer.feed_forward.dropout(self.maps.hidden(x).relu()))
+        return self.maps.output(self.layer.feed_forward.dropout(self.maps.hidden(x)))

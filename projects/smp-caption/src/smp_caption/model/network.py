@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from prunelab.decode import State
 from prunelab.errors import UserError
-from prunelab.mask import masked_layers
+from prunelab.mask import draw_once, masked_layers
 from smp_caption.config import ModelConfig
 from smp_caption.model.checkpoint import load_original
 
@@ -77,6 +78,15 @@ class Network(nn.Module, ABC):
     @abstractmethod
     def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
         """One step of decoding: newest tokens (N,) to log-probabilities (N, V) and the next state."""
+
+    @contextmanager
+    def prepared(self) -> Iterator[None]:
+        """Within it weights do not change and nothing is trained: what decoding makes of them is made once.
+
+        Masks are drawn or rounded once, see `prunelab.mask.draw_once`.
+        """
+        with torch.no_grad(), draw_once(self):
+            yield
 
     def redraws(self) -> bool:
         """Whether each call of a layer made now draws a mask of its own."""

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Literal, NamedTuple, TypeVar
 
 import torch
@@ -252,6 +253,8 @@ class TransformerNetwork(Network):
     which decoding equals reading the whole sentence again. ``mixed``: depths that share a layer share its
     cache, too. ``none``: nothing is remembered but the place."""
 
+    _kept: caches.Kept | None = None
+
     @property
     @abstractmethod
     def body(self) -> Body:
@@ -275,10 +278,20 @@ class TransformerNetwork(Network):
             x = layer(x, encoded, bias)
         return body.generator(body.decoder.norm(x))
 
+    @contextmanager
+    def prepared(self) -> Iterator[None]:
+        """See `Network.prepared`; linear maps of the decoder are kept in oneDNN's order, where it is used."""
+        before, self._kept = self._kept, caches.Kept()
+        try:
+            with super().prepared():
+                yield
+        finally:
+            self._kept = before
+
     def begin(self, inputs: Inputs) -> State:
         """See `Network.begin`."""
         with onednn.OneDNN():
-            return caches.begin(self, self.encode(inputs))
+            return caches.begin(self, self.encode(inputs), self._kept)
 
     def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
         """See `Network.step`."""
