@@ -32,7 +32,7 @@ from smp_caption.config import Config, DecodeConfig, ModelConfig, OptimConfig, P
 from smp_caption.evaluate import decode_options
 from smp_caption.model import Inputs, UpDown
 from smp_caption.model.reference import begin_plain, step_plain
-from smp_caption.pruner import SupermaskPruner, mask_spec
+from smp_caption.pruner import Pruner, mask_spec
 from smp_caption.steps import drawing, make_optimizer, make_schedule, train_step
 
 # B images, S regions, K captions an image, N = B * K, T tokens
@@ -106,7 +106,7 @@ def _config(sizes: Sizes, *, pruned: bool, per_call: bool = False) -> Config:
     return replace(cfg, quirks=replace(cfg.quirks, masks_per_call=per_call))
 
 
-class _Pruner(SupermaskPruner):
+class _Pruner(Pruner):
     """A pruner whose masks may be given, so that both sides of a check have the same."""
 
     given: Mapping[str, Tensor] | None = None
@@ -130,8 +130,7 @@ class _Trainer:
         self.first = copy.deepcopy(self.model.state_dict())
         self.pruner: _Pruner | None = None
         if cfg.model.pruned:
-            per_call = plain or cfg.quirks.masks_per_call
-            self.pruner = _Pruner(self.model, cfg.model.caption_model, cfg.prune, STEPS, per_call=per_call)
+            self.pruner = _Pruner(self.model, cfg, STEPS)
         self.reset()
 
     def reset(self) -> None:

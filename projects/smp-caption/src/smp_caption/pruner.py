@@ -33,17 +33,12 @@ from prunelab.mask import (
     MaskSpec,
     Pruning,
     Supermask,
-    active,
-    draw_once,
-    freeze,
-    masks,
-    nnz,
     parse_scope,
 )
 from prunelab.mask import report as sparsity_report
 from prunelab.mask.criteria import Scheme
 from prunelab.mask.files import load_state
-from prunelab.mask.sparsity import SparsityLoss, average, per_mask_sparsity, sparsity_loss, total_sparsity
+from prunelab.mask.sparsity import SparsityLoss, average, per_mask_sparsity, total_sparsity
 from prunelab.util import atomic_write
 from smp_caption.config import Config, ModelConfig, PruneConfig
 from smp_caption.model.checkpoint import load_original
@@ -311,87 +306,3 @@ def write_sparsities(path: Path, mask_tensors: Mapping[str, Tensor]) -> None:
 def crowded(mask_tensors: Mapping[str, Tensor], limit: float = 0.999) -> list[str]:
     """Names of masks (of either kind) that prune more than `limit`, so that hardly anything passes."""
     return sparsity_report(mask_tensors, "supermask").crowded(limit)
-
-
-class SupermaskPruner:
-    """The masks of a pruned captioner during training.
-
-    Args:
-        model: a captioner with masks.
-        name: its ``caption_model``.
-        config: how to prune.
-        max_step: steps M of the whole run.
-        per_call: draw masks at each call of a layer, as the original does; else once a step.
-        sample_frozen: draw the masks of ``prune_mask_freeze_scope`` at random in training too, as the
-            original does; else they are rounded.
-
-    Attributes:
-        active: logits of the masks that are trained, by name.
-        weight: weight w of the sparsity loss.
-    """
-
-    def __init__(
-        self,
-        model: nn.Module,
-        name: str,
-        config: PruneConfig,
-        max_step: int,
-        *,
-        per_call: bool = False,
-        sample_frozen: bool = False,
-    ) -> None:
-        self.model, self.config, self.max_step, self.per_call = model, config, max_step, per_call
-        scope = parse_scope(config.prune_mask_freeze_scope)
-        freeze(model, scope, sampled=sample_frozen)
-        self.masks: dict[str, nn.Parameter] = masks(model)
-        self.active = active(self.masks, scope)
-        if not self.active:
-            raise UserError(f"prune_mask_freeze_scope {config.prune_mask_freeze_scope!r} freezes every mask")
-        self.weight = config.sparsity_weight(name)
-
-    def drawing(self) -> AbstractContextManager[None]:
-        """In it a step's masks are drawn: once for the step, or (``per_call``) at each call of a layer."""
-        return nullcontext() if self.per_call else draw_once(self.model)
-
-    def loss(self, step: int) -> SparsityLoss:
-        """The sparsity loss of the step that follows `step` finished ones."""
-        return sparsity_loss(
-            self.active,
-            target=self.config.prune_sparsity_target,
-            weight=self.weight,
-            step=step,
-            max_step=self.max_step,
-            bypass_sigmoid_grad=self.config.prune_supermask_bypass_sigmoid_grad,
-        )
-
-    def sparsity(self) -> float:
-        """Share of all masked weights that is pruned now, in [0, 1]."""
-        return float(total_sparsity(self.masks, "supermask"))
-
-    def on_target(self) -> bool:
-        """Whether the nonzeros are as close to the target's as a best checkpoint needs (5 % by default)."""
-        size = sum(mask.numel() for mask in self.masks.values())
-        wanted = (1 - self.config.prune_sparsity_target) * size
-        kept = int(nnz(self.masks, "supermask"))
-        return abs(wanted - kept) / wanted <= self.config.best_sparsity_tolerance
-
-    def scalars(self) -> Iterator[tuple[str, Tensor]]:
-        """Sparsities for the log: of all masks together, of each, and the mean of all logits."""
-        yield "prune/sparsity/all", total_sparsity(self.masks, "supermask")
-        for name, value in per_mask_sparsity(self.masks, "supermask").items():
-            yield f"prune/sparsity/{name}", value
-        yield "prune/all_mask_avg", average(self.masks)
-
-    def state_dict(self) -> dict[str, Any]:
-        """What a resumed run must agree on."""
-        return {"max_step": self.max_step, "weight": self.weight, "active": list(self.active)}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Check that a resumed run prunes as the saved one did.
-
-        Raises:
-            UserError: another length of the run, weight or scope.
-        """
-        for key, now in self.state_dict().items():
-            if state.get(key) != now:
-                raise UserError(f"the saved run prunes with {key} {state.get(key)}, this one with {now}")
