@@ -59,6 +59,14 @@ class ExportReport:
             f"within {self.difference:.1e} of the model on {tried}"
         )
 
+    @property
+    def summary(self) -> str:
+        """One short line, for graphs of so many sizes that nobody would read them."""
+        return (
+            f"{self.path} ({human_bytes(self.bytes)}, opset {self.opset}): within {self.difference:.1e} of "
+            f"PyTorch, on inputs of {len(self.tries)} sizes"
+        )
+
 
 def to_onnx(
     module: nn.Module,

@@ -17,7 +17,6 @@ from prunelab.config import to_plain
 from prunelab.errors import UserError, entry
 from prunelab.export import ExportReport, Simplify
 from prunelab.tracked import evaluating
-from prunelab.util import human_bytes
 
 SUFFIXES = {"onnx": ".onnx", "original": ".pth"}
 """What is put behind the model's name where no output is named."""
@@ -51,21 +50,13 @@ def export(options: ExportOptions) -> Path:
         if opset != options.onnx_opset:
             print(f"onnx_opset {options.onnx_opset} is not written by torch's exporter any more: {opset} is")
         for report in export_onnx(captioner, target, opset=opset, simplify=simplify):
-            print(told(report))
+            print(report.summary)
         print(compare(captioner, OnnxCaptioner(target), options.pictures, options.beam_size))
     print(f"written: {target}")
     return target
 
 
 # ------------------------------------------------------------------------------------------------------ ONNX
-
-
-def told(report: ExportReport) -> str:
-    """A line on an exported graph."""
-    return (
-        f"{report.path} ({human_bytes(report.bytes)}, opset {report.opset}): within "
-        f"{report.difference:.1e} of PyTorch, on inputs of {len(report.tries)} sizes"
-    )
 
 
 def export_onnx(

@@ -73,7 +73,7 @@ def export(options: ExportOptions) -> Path:
         case "onnx":
             dense = captioner.pruned()
             for report in export_onnx(dense, target):
-                print(report)
+                print(report.summary)
             print(compare(dense, OnnxCaptioner(target), BEAMS))
         case other:
             raise UserError(f"format {other!r} is not known, expected one of {', '.join(SUFFIXES)}")
