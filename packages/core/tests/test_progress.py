@@ -28,6 +28,13 @@ def test_plain_lines_tell_the_place_the_speed_and_the_time_left(capsys):
     assert capsys.readouterr().out == "step 20/110, 0.5 steps/s, 3:00 left\n"
 
 
+def test_the_speed_may_be_told_in_what_comes_with_a_step():
+    console = Progress("toy")
+    console.speed_in("captions", 75)
+    console.begin(10, 110, 50.0)
+    assert console.place(20, 70.0) == "step 20/110, 37.5 captions/s, 3:00 left"
+
+
 def test_an_unknown_total_tells_no_time_left():
     console = Progress("toy")
     console.begin(0, None, 0.0)

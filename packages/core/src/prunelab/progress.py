@@ -39,7 +39,12 @@ class Progress:
         self._drawn = 0.0
         self._bar: Any = None
         self._task: Any = None
+        self._unit, self._each = "steps", 1
         self.live = not quiet and sys.stdout.isatty()
+
+    def speed_in(self, unit: str, each: int) -> None:
+        """Tell the speed of plain lines in another unit than steps: so many of them come with each step."""
+        self._unit, self._each = unit, each
 
     def begin(self, step: int, total: int | None, seconds: float) -> None:
         """Steps are made from now on.
@@ -81,7 +86,7 @@ class Progress:
         total = "" if self._total is None else f"/{self._total}"
         spent = seconds - self._started
         made = step - self._first
-        speed = f", {made / spent:.3g} steps/s" if made > 0 and spent > 0 else ""
+        speed = f", {self._each * made / spent:.3g} {self._unit}/s" if made > 0 and spent > 0 else ""
         left = f", {self.left(step, seconds)} left" if self._total is not None else ""
         return f"step {step}{total}{speed}{left}"
 

@@ -335,6 +335,10 @@ class Run(AbstractContextManager["Run"]):
         """Print one line and keep it in ``log.txt``, on rank 0."""
         self._log.say(line)
 
+    def speed_in(self, unit: str, each: int) -> None:
+        """Tell the speed in another unit than steps from now on: so many of them come with each step."""
+        self._console.speed_in(unit, each)
+
     def log(self, **values: Any) -> None:
         """Give figures of this step: numbers or one-element tensors, which are read only when a line is due.
 

@@ -38,17 +38,18 @@ def begin_tour(what: str, root: Path, output: str = "", *, resume: bool = False)
     return folder
 
 
-def end_tour(table: Table, places: Iterable[tuple[str, Path]], command: str) -> None:
+def end_tour(table: Table, places: Iterable[tuple[str, Path]], *commands: str) -> None:
     """Print what came out: the table, a line for each thing that was written, and what to try next.
 
     Args:
         table: Quality, size and speed.
         places: What lies where.
-        command: The next thing to type.
+        commands: The next things to type.
     """
     print()
     table.print()
     print()
     for what, where in places:
         print(f"{what}: {where}")
-    print(f"next: {command}")
+    for command in commands:
+        print(f"next: {command}")
