@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -106,14 +107,21 @@ def test_supermasks_are_trained_by_reward_too(tmp_path: Path, command: Callable[
 
 
 def test_a_run_goes_over_from_cross_entropy_to_rewards_at_the_beginning_of_an_epoch(
-    tmp_path: Path, command: Callable[..., list[str]], begun: Callable[..., Path]
+    tmp_path: Path,
+    command: Callable[..., list[str]],
+    begun: Callable[..., Path],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    run, start = tmp_path / "run", ("--scst_start_epoch", "2", "--scst_num_samples", "3")
+    alone = steps_of(begun("dense", "ort"))
+    capsys.readouterr()
+    run, start = tmp_path / "run", ("--scst_start_epoch", "3", "--scst_num_samples", "3")
     train.main(command(run, *EIGHT_STEPS, *start, model="ort"))
-    made, alone = steps_of(run), steps_of(begun("dense", "ort"))
-    assert ["train/avg_reward" in line for line in made] == [False] * 4 + [True] * 4
+    made = steps_of(run)
+    assert ["train/avg_reward" in line for line in made] == [False] * 6 + [True] * 2
+    said = [line for line in capsys.readouterr().out.splitlines() if " left  epoch " in line]
+    assert [re.findall(r"[\d.e+]+ (\w+)/s", line) for line in said] == [["captions"], ["pictures"]]
     # Until then it is the run without rewards, and its schedule goes on as if nothing had happened.
-    assert [line["train/loss"] for line in made[:4]] == [line["train/loss"] for line in alone[:4]]
+    assert [line["train/loss"] for line in made[:6]] == [line["train/loss"] for line in alone[:6]]
     assert [line["train/learning_rate"] for line in made] == [line["train/learning_rate"] for line in alone]
 
 

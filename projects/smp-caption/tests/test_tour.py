@@ -31,6 +31,12 @@ def test_a_cut_tour_writes_its_table_pages_and_models_and_names_the_next_command
         assert (tmp_path / "tour" / name).exists(), name
     assert [row["model"] for row in read_json(tmp_path / "tour" / "tour.json")["rows"]] == ROWS
     assert "train without arguments is the tour" in told
+    # The other commands that it names are whole: they are right up to their first step.
+    named = [line.partition(" train ")[2] for line in told.splitlines() if line.startswith("next: ")]
+    for words in filter(None, named):
+        main([*words.split(), "--max-steps", "1"])
+    for name in ("ort", "rewards"):
+        assert (tmp_path / "tour" / name / "last").is_dir()
     for word in ("CIDEr", "sparsity", "parameters", "ms / picture", "captions.html", "next: uv run"):
         assert word in told
     with pytest.raises(SystemExit) as refused:

@@ -82,6 +82,13 @@ class Job:
         """What an epoch is trained by, from 0; None: cross entropy."""
         return self.rewards if by_reward(self.cfg, epoch) else None
 
+    def work_of_step(self, epoch: int) -> tuple[str, int]:
+        """What the speed is told in, and how much of it all processes do in a step."""
+        pictures = self.cfg.data.batch_size * dist.world_size()
+        if by_reward(self.cfg, epoch):
+            return "pictures", pictures
+        return "captions", pictures * self.cfg.data.seq_per_img
+
     def batches(self, device: torch.device) -> Iterator[dict[str, Any]]:
         """Training batches on a device, as training will see them first."""
         for batch in self.loader:

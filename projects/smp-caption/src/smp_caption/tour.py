@@ -23,6 +23,21 @@ RESULTS = "tour.json"
 SHOWN = 12
 """Pictures on the page."""
 
+COMMAND = "uv run --package smp-caption"
+SAME = "--dataset tiny --model_size testing --batch_size 16 --num_workers 0 --preset fixed"
+"""The tour's data and sizes as flags."""
+ORT = (
+    f"--caption_model relation_transformer {SAME} --lr_scheduler cosine --learning_rate 0.002 "
+    "--drop_prob_src 0.1 --save_checkpoint_every 300"
+)
+"""A relation transformer on the tour's data."""
+BY_REWARD = (
+    f"--caption_model up_down_lstm {SAME} --rnn_size 128 --drop_prob_lm 0.1 --lr_scheduler step "
+    "--learning_rate 5e-5 --learning_rate_decay_start -1 --scst_start_epoch 0 --max_epochs 3 "
+    "--save_checkpoint_every 60"
+)
+"""The tour's dense network, trained on by reward."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
@@ -131,4 +146,10 @@ def report(folder: Path, stages: list[Stage], data: CaptionData, cfg: Config, se
         ("packed sparse weights", stages[-1].file),
     ]
     model = stages[-1].folder / "best"
-    end_tour(table, places, f"uv run --package smp-caption demo --model {model} {records[0].path}")
+    end_tour(
+        table,
+        places,
+        f"{COMMAND} demo --model {model} {records[0].path}",
+        f"{COMMAND} train {ORT} --output {folder / 'ort'}",
+        f"{COMMAND} train {BY_REWARD} --start_from {stages[0].folder} --output {folder / 'rewards'}",
+    )

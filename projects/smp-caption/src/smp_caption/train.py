@@ -38,6 +38,7 @@ def train(cfg: Config) -> Path:
         finish.begin(run, job)
         for epoch in run.epochs(cfg.optim.max_epochs):
             rewards = job.rewards_in(epoch)
+            run.speed_in(*job.work_of_step(epoch))
             for step, batch in run.steps(job.loader):
                 losses = steps.train_step(
                     job.model,
