@@ -15,7 +15,7 @@ from PIL import Image
 import smp_caption
 from prunelab.errors import UserError
 from prunelab.mask import MASK_SUFFIX, MaskSpec, masks
-from smp_caption import extract, train
+from smp_caption import demo, extract, train
 from smp_caption.captioner import Captioner, Pictures
 from smp_caption.data import open_data
 from smp_caption.extractor import ShapeExtractor
@@ -120,6 +120,21 @@ def test_three_lines_of_python_caption_a_picture(family: str, tmp_path: Path) ->
     boxes = extractor.boxes(image) if family == "ort" else None
     assert said == m.caption_features(extractor(image), boxes=boxes)[0]
     assert said
+
+
+def test_demo_says_what_a_relation_transformer_sees_and_writes_a_page(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture, extractor = Path(__file__).parents[1] / "docs/shapes.png", ShapeExtractor(SIZES["att_feat_size"])
+    captioner = made(tmp_path, "ort", extractor=extractor)
+    captioner.save_pretrained(tmp_path / "run/best")
+    where = ["--model", str(tmp_path / "run"), "--device", "cpu", "--beam_size", "2"]
+    demo.main([str(picture), *where, "--output", str(tmp_path / "page")])
+    said = captioner.caption(picture, beam_size=2)
+    assert f"{picture}: {said}" in capsys.readouterr().out
+    assert said in (tmp_path / "page/captions.html").read_text()
+    with Image.open(tmp_path / "page/captions.png") as page:
+        assert page.size[0] > 100
 
 
 def test_boxes_matter_to_a_relation_transformer_and_mistakes_in_them_are_named(tmp_path: Path) -> None:

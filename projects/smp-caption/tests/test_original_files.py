@@ -281,6 +281,35 @@ def test_configurations_of_older_versions_are_brought_up_to_date() -> None:
         assert not {"scst_mode", "scst_beam_search"} & set(one)
 
 
+@pytest.mark.parametrize("weights", ["0.5,0,0,1", [0.5, 0, 0, 1]])
+def test_every_group_of_a_configuration_is_read_and_what_is_null_is_left_open(
+    weights: Any, tmp_path: Path
+) -> None:
+    content = {
+        "caption_model": "relation_transformer_prune",
+        "tokenizer": "radix",
+        "unk_token_id": None,
+        "share_layer_encoder": [0, 0, 1],
+        "cached_tokens": None,
+        "prune_type": "mag_grad_uniform",
+        "prune_sparsity_target": 0.975,
+        "scst_start_epoch": 0,
+        "scst_num_samples": 15,
+        "scst_bleu_weight": weights,
+        "lr_scheduler": "step",
+        "beam_size_val": 3,
+    }
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    cfg = original.run_config(tmp_path)
+    assert (cfg.model.unk_token_id, cfg.model.share_layer_encoder) == (-1, (0, 0, 1))
+    assert (cfg.prune.prune_type, cfg.prune.prune_sparsity_target) == ("mag_grad_uniform", 0.975)
+    assert (cfg.scst.scst_num_samples, cfg.scst.scst_bleu_weight) == (15, (0.5, 0.0, 0.0, 1.0))
+    assert (cfg.optim.lr_scheduler, cfg.decode.beam_size_val, cfg.data.tokenizer) == ("step", 3, "radix")
+    assert cfg.quirks == QuirksConfig.of("faithful")
+    (tmp_path / "config.json").write_text(json.dumps({**content, "caption_model": "relation_transformer"}))
+    assert original.run_config(tmp_path).prune == PruneConfig()
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,8 +12,9 @@ from prunelab.errors import UserError
 from prunelab.mask import masks
 from smp_caption.export_original import binary_mask_state, pruned_state, sparse_state
 from smp_caption.model import UpDown, build
-from smp_caption.model.checkpoint import load_original
+from smp_caption.model.checkpoint import load_original, own_state
 
+from ..made import made
 from ..toy import TOY
 
 
@@ -91,3 +93,33 @@ def test_models_without_masks_have_no_pruned_export() -> None:
     for export in (pruned_state, sparse_state, binary_mask_state):
         with pytest.raises(UserError, match="UpDown has no masks"):
             export(dense())
+
+
+def test_a_shared_layer_has_its_tensors_under_each_of_its_names(tmp_path: Path) -> None:
+    source, target = (made(tmp_path, "acort", seed=seed).model for seed in (0, 1))
+    state = source.state_dict()
+    first, again = (state[f"model.decoder.layers.{place}.feed_forward.w_1.weight"] for place in (0, 1))
+    assert torch.equal(first, again)
+    target.load_original(state)
+    assert all(torch.equal(value, state[name]) for name, value in target.state_dict().items())
+    del state["model.decoder.layers.1.feed_forward.w_1.weight"]
+    with pytest.raises(UserError, match=r"model.decoder.layers.1.feed_forward.w_1.weight absent"):
+        target.load_original(state)
+
+
+@pytest.mark.parametrize("family", ["up_down", "transformer", "ort"])
+def test_another_vocabulary_is_one_line_with_both_sizes(family: str, tmp_path: Path) -> None:
+    state = made(tmp_path, family, vocab_size=31).model.state_dict()
+    with pytest.raises(UserError) as caught:
+        made(tmp_path, family, vocab_size=24).model.load_original(state, "best.pth")
+    said = "best.pth has a vocabulary of 31 tokens, the model one of 24 (vocab_size)"
+    assert str(caught.value) == said
+
+
+def test_what_a_network_computes_itself_need_not_be_kept(tmp_path: Path) -> None:
+    model = made(tmp_path, "transformer").model
+    kept = own_state(model.state_dict())
+    assert set(model.state_dict()) - set(kept) == {"core.tgt_embed.1.pe"}
+    other = made(tmp_path, "transformer", seed=1).model
+    other.load_original(kept)
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in other.state_dict().items())
