@@ -29,11 +29,14 @@ CAPTIONS = ("a cat", "a dog")
 
 
 def as_published(folder: Folder, place: Path) -> Path:
-    """The folder's weights and configuration, with a tokenizer that fits."""
+    """The folder's weights and configuration under the original's names, with a tokenizer that fits."""
     place.mkdir(parents=True)
-    for path in (folder.file("config.json"), *folder.find("model*.pth")):
-        shutil.copy(path, place / path.name)
+    for path in folder.find("*.pth"):
+        if not path.name.startswith("optimizer"):
+            shutil.copy(path, place / f"model_{path.name.partition('_')[2]}")
     plain = folder.json("config.json")
+    plain["tokenizer"] = "radix" if plain["tokenizer"] == "radix" else "word"  # others need longer captions
+    (place / "config.json").write_text(json.dumps(plain))
     pieces = len(SPECIALS) + len({word for caption in CAPTIONS for word in caption.split()})
     found = build_tokenizer(
         place,
