@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -92,6 +93,49 @@ def test_fixed_masks_are_not_trained() -> None:
     optimizer = make_optimizer(model, cfg.optim, prune)
     assert len(optimizer.param_groups) == 1
     assert not any(mask is p for mask in masks(model).values() for p in optimizer.param_groups[0]["params"])
+
+
+def test_layers_that_are_shared_come_once_in_the_optimiser_and_in_order_of_registration() -> None:
+    shared = {"share_layer_encoder": (0, 0, 1), "share_layer_decoder": (0, 0, 0)}
+    sizes = {"d_model": 8, "dim_feedforward": 10, "num_heads": 2}
+    cfg = replace(TOY, caption_model="relation_transformer_prune", **sizes, **shared)
+    model = build(cfg, MaskSpec())
+    optimizer = make_optimizer(model, COSINE, PruneConfig(prune_type="supermask"))
+    held = [p for group in optimizer.param_groups for p in group["params"]]
+    assert len({id(p) for p in held}) == len(held) == len(list(model.parameters()))
+    for group, wanted in zip(optimizer.param_groups, (False, True), strict=True):
+        named = [p for name, p in model.named_parameters() if name.endswith("_pruning_mask") is wanted]
+        assert all(p is q for p, q in zip(group["params"], named, strict=True))
+    state = model.state_dict()
+    depths = [n for n in state if ".layers.0." in n and n.replace("layers.0.", "layers.1.") in state]
+    assert len(state) > len(held)
+    assert depths
+
+
+def test_a_pruner_is_asked_after_the_update_whose_number_it_gets_from_1() -> None:
+    cfg = replace(pruned(), prune=PruneConfig(prune_type="mag_grad_blind"))
+    model = build(cfg.model, MaskSpec(kind="fixed"))
+    optimizer = make_optimizer(model, cfg.optim, cfg.prune)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    asked = []
+
+    class Spy:
+        def drawing(self) -> AbstractContextManager[None]:
+            return nullcontext()
+
+        def loss(self, step: int) -> None:
+            asked.append(("loss", step))
+
+        def updated(self, step: int) -> bool:
+            moved = any(not torch.equal(value, before[name]) for name, value in model.state_dict().items())
+            asked.append(("updated" if moved else "too early", step))
+            return False
+
+    schedule = make_schedule(optimizer, cfg, 9)
+    values = train_step(model, optimizer, schedule, batch(), cfg, epoch=0, update=3, pruner=Spy())
+    assert asked == [("loss", 3), ("updated", 4)]
+    assert set(values) == {"train/loss", "train/caption_loss", "train/learning_rate"}
+    assert values["train/caption_loss"] == values["train/loss"]
 
 
 def test_noam_brings_its_own_adam_and_leaves_masks_alone() -> None:
