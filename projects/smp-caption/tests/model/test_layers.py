@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from smp_caption.model.attention import attend, bias_of
+from smp_caption.config import ModelConfig
+from smp_caption.model.attention import BoxAttention, attend, bias_of, geometric_biases
 from smp_caption.model.layers import LayerNorm
 
 
@@ -36,3 +37,17 @@ def test_attention_without_gradients_is_the_same(hidden: bool) -> None:
     torch.testing.assert_close(found, expected)
     if hidden:
         torch.testing.assert_close(found[1], value[1].mean(dim=1, keepdim=True).expand_as(found[1]))
+
+
+def test_one_product_of_all_heads_gives_what_each_head_gives_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    cfg = ModelConfig(d_model=8, num_heads=2)
+    attentions = [BoxAttention(cfg, None, 0.0, None) for _ in range(3)]
+    relations = torch.randn(2, 4, 4, 64)
+    alone = geometric_biases(relations, attentions)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    joined = geometric_biases(relations, attentions)
+    for attention, one, other in zip(attentions, alone, joined, strict=True):
+        torch.testing.assert_close(other.exp(), one.exp())
+        heads = torch.cat([linear(relations) for linear in attention.WGs], dim=-1)
+        torch.testing.assert_close(one.exp(), heads.clamp(min=1e-6).permute(0, 3, 1, 2))

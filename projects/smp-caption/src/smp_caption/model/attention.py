@@ -127,9 +127,9 @@ class BoxAttention(Attention):
 def geometric_biases(relations: Tensor, attentions: list[BoxAttention]) -> list[Tensor]:
     """What relations of boxes add to the attention logits of each layer: log(max(ReLU(WG emb + b), 1e-6)).
 
-    Where nothing is trained, all heads of all layers are one product. The logarithm magnifies the rounding of
-    weights near 0, and the optimiser of masks that of gradients, so that training keeps the order of sums of
-    one head after the other.
+    The logarithm magnifies the rounding of weights near 0, and the optimiser of masks that of gradients. On a
+    processor every head's product therefore keeps the order of sums that it has alone, for a few
+    milliseconds; elsewhere, and in compiled or exported graphs, all heads of all layers are one product.
 
     Args:
         relations: (B, S, S, E) embedded relations of all pairs of boxes.
@@ -142,7 +142,7 @@ def geometric_biases(relations: Tensor, attentions: list[BoxAttention]) -> list[
     weight = torch.cat([effective(linear) for linear in linears])  # (layers * H, E)
     bias = torch.cat([linear.get_parameter("bias") for linear in linears])
     pairs = relations.flatten(0, 2)  # (B * S * S, E)
-    if torch.is_grad_enabled():
+    if pairs.device.type == "cpu" and not torch.compiler.is_compiling():
         products = torch.stack([pairs.mv(row) for row in weight.unbind()])
     else:
         products = weight @ pairs.t()
