@@ -11,12 +11,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from prunelab.bench import Row
+from prunelab.bench import Figure, Row
 from prunelab.decode import DecodeOptions, State, greedy
 from prunelab.mask import MaskSpec, masks
-from smp_caption import bench
-from smp_caption.bench import Sizes, decoding, mask_cost, train_dense, train_pruned
+from smp_caption import bench, bench_decode, bench_step
+from smp_caption.bench_decode import decoding, incremental
 from smp_caption.bench_reference import greedy_plain, make_masks_plain
+from smp_caption.bench_sizes import Sizes
+from smp_caption.bench_step import mask_cost, train_dense, train_pruned
 from smp_caption.model import build
 
 from .toy import TOY
@@ -24,20 +26,33 @@ from .toy import TOY
 # The bench takes the regions' mean as the picture's feature; among 31 words no two captions tie.
 MODEL = replace(TOY, vocab_size=31, fc_feat_size=TOY.att_feat_size)
 SIZES = Sizes(images=2, captions=2, tokens=6, regions=4, model=MODEL)
+ORT = replace(
+    SIZES,
+    model=replace(
+        MODEL,
+        caption_model="relation_transformer",
+        d_model=12,
+        dim_feedforward=9,
+        num_layers=2,
+        num_heads=2,
+        drop_prob_src=0.0,
+        drop_prob_layer=0.0,
+    ),
+)
 
 
 @pytest.mark.parametrize(
     ("row", "sides"),
     [
-        (lambda: train_dense(SIZES), ["ours", "reference"]),
-        (lambda: train_pruned(SIZES), ["ours", "reference", "ours, masks at each call"]),
-        (lambda: mask_cost(SIZES), ["ours", "ours, dense"]),
-        (lambda: decoding(1, "0", pruned=False, sizes=SIZES), ["ours", "reference"]),
-        (lambda: decoding(2, "0", pruned=False, sizes=SIZES), ["ours", "reference"]),
-        (
-            lambda: decoding(5, "0", pruned=True, sizes=SIZES),
-            ["ours", "reference", "ours, masks at each call"],
-        ),
+        (lambda: train_dense(SIZES, "0"), ["ours", "reference"]),
+        (lambda: train_pruned(SIZES, "0"), ["ours", "reference", "ours, masks at each call"]),
+        (lambda: train_dense(ORT, "0"), ["ours", "reference"]),
+        (lambda: train_pruned(ORT, "0"), ["ours", "reference", "ours, masks at each call"]),
+        (lambda: decoding(SIZES, 1, "0"), ["ours", "reference"]),
+        (lambda: decoding(SIZES, 2, "0"), ["ours", "reference"]),
+        (lambda: decoding(SIZES, 5, "0", pruned=True), ["ours", "reference", "ours, masks at each call"]),
+        (lambda: decoding(ORT, 1, "0"), ["ours", "reference"]),
+        (lambda: incremental(ORT, 2, 0.0), ["ours", "reference"]),
     ],
 )
 def test_every_row_compares_its_sides_and_times_them(row: Callable[[], Row], sides: list[str]) -> None:
@@ -48,18 +63,35 @@ def test_every_row_compares_its_sides_and_times_them(row: Callable[[], Row], sid
     assert found.work == (4 if "training" in found.name else 2)
 
 
+@pytest.mark.parametrize("sizes", [SIZES, ORT])
+def test_a_pruned_step_is_told_in_times_of_the_dense_one(sizes: Sizes) -> None:
+    row, *figures = mask_cost(sizes, once=1.25, each_call=1e9)
+    assert isinstance(row, Row)
+    assert [row.ours.name, row.reference.name, row.extra[0].name] == [
+        "ours",
+        "ours, dense",
+        "ours, masks at each call",
+    ]
+    pruned = (row.ours, row.extra[0])
+    for figure, side, goal in zip(figures, pruned, (1.25, 1e9), strict=True):
+        assert isinstance(figure, Figure)
+        assert figure.ours == side.median / row.reference.median
+        assert figure.at_most == goal
+    assert figures[1].goals()[0][1]
+
+
 def test_another_loss_or_another_caption_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = bench.train_step_plain
+    plain = bench_step.train_step_plain
 
     def without_sparsity_loss(*args: object, **options: object) -> float:
         return plain(*args, **{**options, "sparsity_weight": 0.0})  # pyright: ignore
 
-    monkeypatch.setattr(bench, "train_step_plain", without_sparsity_loss)
-    with pytest.raises(AssertionError, match="training step, pruned: the result of ours differs"):
-        train_pruned(SIZES)
-    monkeypatch.setattr(bench, "beam_search_plain", greedy_plain)
-    with pytest.raises(AssertionError, match="beam 2, dense: the result of ours differs"):
-        decoding(2, "0", pruned=False, sizes=SIZES)
+    monkeypatch.setattr(bench_step, "train_step_plain", without_sparsity_loss)
+    with pytest.raises(AssertionError, match="training step, Up-Down, pruned: the result of ours differs"):
+        train_pruned(SIZES, "0")
+    monkeypatch.setattr(bench_decode, "beam_search_plain", greedy_plain)
+    with pytest.raises(AssertionError, match="beam 2, Up-Down, dense: the result of ours differs"):
+        decoding(SIZES, 2, "0")
 
 
 def test_plain_layers_draw_at_every_call_and_round_in_evaluation() -> None:
@@ -106,16 +138,16 @@ def same_threads() -> Iterator[None]:
 def test_the_command_measures_prints_and_writes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(bench.ROWS, "train-dense", lambda: train_dense(SIZES))
+    monkeypatch.setitem(bench.ROWS, "train-dense", lambda: train_dense(SIZES, "846 ms"))
     files = [tmp_path / "all.json", tmp_path / "new" / "table.json"]
     bench.main(["train-d*", "--json", str(files[0]), "--json-table", str(files[1])])
     shown = capsys.readouterr().out
     assert "threads 1" in shown
-    assert "training step, dense" in shown
+    assert "training step, Up-Down, dense" in shown
     assert "the original: 846 ms" in shown
     assert json.loads(files[0].read_text())["machine"]["threads"] == 1
     ours, reference = json.loads(files[1].read_text())
-    assert (ours["what"], ours["side"]) == ("training step, dense", "ours")
+    assert (ours["what"], ours["side"]) == ("training step, Up-Down, dense", "ours")
     assert reference["ratio"] > 0
 
 

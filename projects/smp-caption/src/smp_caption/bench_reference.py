@@ -1,7 +1,8 @@
 """The original's way to train and to decode, written plainly: what the benchmark's rows compare with.
 
 Every call of a layer makes its masked weights anew, the whole vocabulary's included; time steps, projections
-and searches are those of `smp_caption.model.reference` and `prunelab.decode.reference`.
+and searches are those of `smp_caption.model.reference`,
+`smp_caption.model.reference_transformer` and `prunelab.decode.reference`.
 """
 
 from __future__ import annotations
@@ -16,8 +17,7 @@ from torch.optim import Optimizer
 
 from prunelab.decode import Decoded, DecodeOptions, State, StepFunction
 from prunelab.mask import Masked, MaskedEmbedding, MaskedLinear, MaskedLSTMCell, masked_layers, masks
-from smp_caption.model.reference import teach_plain
-from smp_caption.model.up_down import UpDown
+from smp_caption.model import Inputs, Network, TransformerNetwork, UpDown, reference, reference_transformer
 
 # B images, K captions an image, N = B * K, T tokens, L longest caption
 
@@ -80,8 +80,17 @@ def make_masks_plain(model: nn.Module) -> None:
         layer.__class__ = _PLAIN[type(layer)]
 
 
+def _teach(model: Network, batch: Mapping[str, Tensor]) -> Tensor:
+    """Log-probabilities (N, T, V), or (N, T - 1, V) of a transformer."""
+    if isinstance(model, UpDown):
+        features = batch["att_feats"], batch["att_masks"], batch["fc_feats"]
+        return reference.teach_plain(model, *features, batch["seqs"])
+    assert isinstance(model, TransformerNetwork)
+    return reference_transformer.teach_plain(model, Inputs.of(batch), batch["seqs"])
+
+
 def train_step_plain(
-    model: UpDown,
+    model: Network,
     optimizer: Optimizer,
     batch: Mapping[str, Tensor],
     *,
@@ -94,7 +103,7 @@ def train_step_plain(
     Args:
         model: a captioner in training mode.
         optimizer: holds all parameters, masks too.
-        batch: ``att_feats``, ``att_masks``, ``fc_feats``, ``seqs`` (N, T) and ``masks`` (N, T).
+        batch: what the network reads of pictures, ``seqs`` (N, T) and ``masks`` (N, T).
         grad_clip: bound of each gradient value.
         sparsity_target: wanted sparsity of a pruned model.
         sparsity_weight: factor of the sparsity loss, annealing included.
@@ -103,7 +112,7 @@ def train_step_plain(
         The loss.
     """
     optimizer.zero_grad()
-    log_probs = teach_plain(model, batch["att_feats"], batch["att_masks"], batch["fc_feats"], batch["seqs"])
+    log_probs = _teach(model, batch)
     target, mask = batch["seqs"][:, 1:], batch["masks"][:, 1:]
     picked = log_probs[:, : target.shape[1]].gather(2, target.unsqueeze(2)).squeeze(2)
     loss = -(picked * mask).sum() / mask.sum()

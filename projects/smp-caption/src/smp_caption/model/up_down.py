@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from prunelab.decode import State
-from prunelab.mask import MaskedEmbedding, MaskedLSTMCell, MaskSpec, Redrawn, masked_layers
+from prunelab.mask import MaskedEmbedding, MaskedLSTMCell, MaskSpec, Redrawn
 from smp_caption.config import ModelConfig
 from smp_caption.model.layers import effective, make_embedding, make_linear
 from smp_caption.model.network import Inputs, Network, check_size
@@ -222,10 +222,6 @@ class UpDown(Network):
         self.core = Core(cfg, mask)
         self.dropout = nn.Dropout(drop)
 
-    def _redraws(self) -> bool:
-        """Whether each call of a layer made now draws a mask of its own."""
-        return any(layer.redraws(name) for _, layer in masked_layers(self) for name in layer.masked_names)
-
     def encode(self, inputs: Inputs) -> Encoded:
         """Embed the images once, whatever the number of captions.
 
@@ -266,7 +262,7 @@ class UpDown(Network):
     def _teach(self, encoded: Encoded, seqs: Tensor) -> Tensor:
         """Run the time loop over all columns of seqs (N, T)."""
         hidden = self._start(encoded, seqs.shape[0])
-        redraws = self._redraws()
+        redraws = self.redraws()
         loop = _ByCalls(self.core) if redraws else _Shared.of(self.core)
         fixed, outputs = loop.fixed_gates(encoded), []
         words = loop.word_gates(self._embed_columns(seqs.t()))
@@ -302,7 +298,7 @@ class UpDown(Network):
     def begin(self, inputs: Inputs) -> State:
         """See `Network.begin`."""
         encoded = self.encode(inputs)
-        loop = _ByCalls(self.core) if self._redraws() else _Shared.of(self.core)
+        loop = _ByCalls(self.core) if self.redraws() else _Shared.of(self.core)
         prepared = {"encoded": encoded, "shared": loop, "fixed": loop.fixed_gates(encoded)}
         return State(per_image=prepared, per_beam=self._start(encoded, encoded.fc.shape[0]))
 
