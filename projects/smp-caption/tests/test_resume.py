@@ -64,7 +64,7 @@ KINDS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "rewards": ({"model": "transformer"}, BY_REWARD),
 }
 """What a kind of run is, and its words besides `SHORT`."""
-CHOSEN = {"dense": 23, "supermask": 14, "gradual": 23, "snip": 15, "rewards": 12}
+CHOSEN = {"dense": 31, "supermask": 26, "gradual": 37, "snip": 17, "rewards": 19}
 """By default a run is killed at each stage whose number is a multiple of this."""
 
 
