@@ -364,7 +364,7 @@ class RunConfig:
     """Go on with the run that this folder holds, bit for bit."""
     resume_training: bool = False
     """With ``start_from``: go on with that run's last state. Of a run of ours that is all of it; of one of
-    the original the last weights, and the ``optimizer_last.pth`` beside them, whose updates tell the steps."""
+    the original the last weights, and the ``optimizer_last.pth`` beside them, which tells the steps."""
     seed: int = 8888
     """Seed of everything random."""
     save_checkpoint_every: int = 6000
