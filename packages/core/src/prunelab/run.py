@@ -70,8 +70,7 @@ class Run(AbstractContextManager["Run"]):
 
     Attributes:
         device: where models and batches go.
-        rank: number of this process.
-        world_size: number of processes.
+        rank, world_size: number of this process, of all processes.
         is_main: whether this process writes.
         structure: plain data to build the model by; None on a fresh start. Readable before anything is built.
         resumed: whether the state comes from a checkpoint.
@@ -257,13 +256,12 @@ class Run(AbstractContextManager["Run"]):
         """Yield ``(step, batch)`` for the rest of the epoch; steps are micro-batches of all epochs, from 1.
 
         The step is counted, and tracked samplers (objects with ``set_epoch`` and ``advance``) are advanced,
-        before the body runs; so a `save` at the end of the body stands for this step being done. Signals and
+        before the body runs; so a `save` at the body's end stands for this step being done. Signals and
         minutes are looked at between two steps.
 
         Args:
-            loader: any iterable. With a tracked sampler it begins at the sampler's position; without one,
-                batches that were consumed before a resume are drawn again and dropped, under the random
-                states that the epoch began with.
+            loader: any iterable. With a tracked sampler it begins at the sampler's position; without, batches
+                from before a resume are drawn again and dropped, under the epoch's first random states.
 
         Raises:
             UserError: the loader has a length of zero.
@@ -320,8 +318,8 @@ class Run(AbstractContextManager["Run"]):
 
         Args:
             every: ``"500 steps"``, ``"200 updates"``, ``"1 epoch"``, ``"10 min"`` or ``"never"``. Updates are
-                due in the step that made them; epochs in an epoch's last step (if the loader knows its
-                length) and after it; minutes are of training, without evaluation.
+                due in the step that made them; epochs in their last step (if the loader knows its length)
+                and after it; minutes are of training, without evaluation.
             last: the run's last step is due too.
         """
         every = Every.parse(every)
@@ -366,8 +364,7 @@ class Run(AbstractContextManager["Run"]):
     ) -> dict[str, float]:
         """Run an evaluation and write its figures: JSON lines, TensorBoard and one line for people.
 
-        The clock stands still and random states are given back, so evaluating more often changes nothing
-        else.
+        The clock stands still and random states are given back: evaluating more often changes nothing else.
 
         Args:
             results: pairs (name, number or one-element tensor); a generator does its work in here. All ranks
@@ -406,8 +403,7 @@ class Run(AbstractContextManager["Run"]):
         Args:
             name: of the figure.
             value: larger is better; nan never is.
-            allowed: a condition of the paper (sparsity near its target, say); without it the value is not
-                noted.
+            allowed: a condition of the paper (sparsity near its target, say), else nothing is noted.
             lower: smaller is better.
         """
         value = float(value)

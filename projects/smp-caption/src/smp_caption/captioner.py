@@ -26,7 +26,7 @@ from prunelab.data.pictures import read_picture
 from prunelab.decode import DecodeOptions, decode
 from prunelab.errors import UserError
 from prunelab.hub import load_model_folder, model_card, note_facts, save_model_folder
-from prunelab.mask import MaskSpec, apply_masks, draw_once
+from prunelab.mask import MaskSpec, apply_masks
 from smp_caption.config import RELATION_TRANSFORMERS, UP_DOWN, DecodeConfig, ModelConfig
 from smp_caption.evaluate import decode_options
 from smp_caption.extractor import Extractor, has_extractor
@@ -185,7 +185,7 @@ class Captioner(PictureReader):
         was_training = self.model.training
         self.model.eval()
         try:
-            with draw_once(self.model):
+            with self.model.prepared():
                 inputs = Inputs.of(pictures.batch(self.config)._asdict(), self.device)
                 found = decode(self.model.step, self.model.begin(inputs), options)
         finally:

@@ -14,7 +14,6 @@ from torch import Tensor
 from prunelab import dist
 from prunelab.errors import UserError
 from prunelab.hub import is_model_folder
-from prunelab.mask import draw_once
 from prunelab.mask.packed_cli import pack
 from prunelab.run import Run
 from smp_caption import original, steps
@@ -148,7 +147,7 @@ def report_sparsity(run: Run, job: Job, *, tell: Sequence[str] = ()) -> None:
 def validate(run: Run, job: Job) -> None:
     """Score the validation pictures and save; the best CIDEr counts only once the sparsity is on target."""
     cfg, model, pruner = job.cfg, job.model, job.pruner
-    with run.evaluating(model), draw_once(model):
+    with run.evaluating(model), model.prepared():
         scores = run.report(job.evaluator.run(model))
     report_sparsity(run, job, tell=["prune/sparsity/all"])
     if pruner is not None:
@@ -213,7 +212,7 @@ def end(run: Run, job: Job) -> dict[str, float]:
         ),
         device=run.device,
     )
-    with run.evaluating(dense.model), draw_once(dense.model):
+    with run.evaluating(dense.model), dense.model.prepared():
         scores = run.report(evaluator.run(dense.model))
     evaluator.write(folder / f"test_beam_{cfg.decode.beam_size_test}", int(best.notes.get("step", run.step)))
     return scores

@@ -301,14 +301,13 @@ def write_parameter_counts(folder: Path, model: nn.Module) -> None:
 
 
 def write_exports(folder: Path, captioner: Captioner) -> list[Path]:
-    """Write a finished pruned run's dense, COO-sparse and binary-mask weights, and its sparsities."""
+    """Write a finished pruned run's dense and COO-sparse weights, sparsities, and supermasks as 0/1 masks."""
     model = captioner.model
-    for name, state in (
-        (PRUNED, pruned_state(model)),
-        (SPARSE, sparse_state(model)),
-        (BINARY, binary_mask_state(model)),
-    ):
+    states = {PRUNED: pruned_state(model), SPARSE: sparse_state(model)}
+    if captioner.mask is not None and captioner.mask.kind == "supermask":
+        states[BINARY] = binary_mask_state(model)
+    for name, state in states.items():
         write_state(folder / name, state)
     masks = {name: value for name, value in model.state_dict().items() if name.endswith(MASK_SUFFIX)}
     write_sparsities(folder / "sparsities.csv", masks)
-    return [folder / name for name in (PRUNED, SPARSE, BINARY, "sparsities.csv")]
+    return [folder / name for name in (*states, "sparsities.csv")]

@@ -13,7 +13,6 @@ from prunelab import dist
 from prunelab.caption.split import best_constant_caption
 from prunelab.config import to_plain, yaml_text
 from prunelab.errors import UserError, entry
-from prunelab.mask import draw_once
 from prunelab.report import result_table
 from prunelab.seed import seed_all
 from prunelab.util import write_json
@@ -73,7 +72,7 @@ def _captioned(options: TestOptions, cfg: Config, place: Path, device: torch.dev
         max_batches=options.max_steps,
     )
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=options.amp == "bf16")
-    with draw_once(captioner.model), autocast:
+    with captioner.model.prepared(), autocast:
         scores = dict(evaluator.run(captioner.model))
     online = options.mscoco_online_test and options.split == "test"
     suffix = f"_{options.eval_dir_suffix}" if options.eval_dir_suffix else ""
