@@ -94,10 +94,10 @@ def test_a_folder_without_scores_is_named(tmp_path: Path) -> None:
         collect.collect_scores(CollectScoresOptions(log_dir=str(tmp_path)))
     with pytest.raises(UserError, match="no such folder"):
         collect.collect_scores(CollectScoresOptions(log_dir=str(tmp_path / "none")))
-    folder = evaluation(tmp_path, "test_beam_2", {1: "a"}, {1: 1.0})
+    folder = evaluation(tmp_path / "runs" / "one", "test_beam_2", {1: "a"}, {1: 1.0})
     (folder / "scores.csv").write_text("CIDEr\n1.0\n")
     with pytest.raises(UserError, match="first column is Step"):
-        collect.collect_scores(CollectScoresOptions(log_dir=str(tmp_path.parent)))
+        collect.collect_scores(CollectScoresOptions(log_dir=str(tmp_path / "runs")))
 
 
 def test_training_captions_are_those_of_the_run_that_one_started_from(tmp_path: Path, runs: Path) -> None:

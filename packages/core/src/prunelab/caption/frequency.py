@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from prunelab.caption.references import CookedReferences, cook
@@ -145,6 +144,8 @@ class DocumentFrequency:
 
     def to_plain(self) -> dict[str, Any]:
         """The table as tensors and plain data, which a run can keep (`prunelab.run.Run.once`)."""
+        import torch  # scoring captions needs none of it
+
         return {
             "words": "\n".join(self.vocabulary.words()),
             "images": float(self.images),
