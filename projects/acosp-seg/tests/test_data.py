@@ -12,7 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from acosp_seg import bench_data, data
+from acosp_seg import data
+from acosp_seg.benches import data as bench_data
 from acosp_seg.config import Config, DataConfig, ModelConfig, RunOptions
 from acosp_seg.data import SegmentationData, ThumbnailData, open_data
 from acosp_seg.palette import read_colors, read_names, table_file

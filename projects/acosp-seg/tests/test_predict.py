@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from acosp_seg.bench_predict_reference import PlainSettings, predict_plain
+from acosp_seg.benches.predict_reference import PlainSettings, predict_plain
 from acosp_seg.predict import IMAGENET_MEAN, IMAGENET_STD, Predictor, Windows, scaled_size, starts
 from prunelab.errors import UserError
 

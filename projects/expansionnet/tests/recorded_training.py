@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from expansionnet.config import Config, OptimConfig, QuirkConfig, ScstConfig
-from expansionnet.vocabulary import Vocabulary
+from expansionnet.words.vocabulary import Vocabulary
 from testing.parity import Folder
 
 from .recorded import beside, model_config, model_facts

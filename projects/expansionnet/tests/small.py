@@ -11,7 +11,7 @@ from torch import nn
 from expansionnet.captioner import Captioner
 from expansionnet.config import ModelConfig, SwinConfig
 from expansionnet.model import build
-from expansionnet.vocabulary import Vocabulary
+from expansionnet.words.vocabulary import Vocabulary
 
 SWIN = SwinConfig(
     img_size=32, patch_size=4, embed_dim=8, depths=(2, 2), num_heads=(2, 4), window_size=4, mlp_ratio=2.0

@@ -14,7 +14,7 @@ from PIL import Image
 
 import expansionnet
 from expansionnet import train
-from expansionnet.original import checkpoints
+from expansionnet.files.original import checkpoints
 from prunelab.checkpoint import listed
 from testing.mistakes import Fails, cut, fill_disk, snapshot
 

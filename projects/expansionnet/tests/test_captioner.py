@@ -14,9 +14,9 @@ import expansionnet
 from expansionnet import decoding
 from expansionnet.captioner import Captioner
 from expansionnet.config import DecodeConfig
-from expansionnet.features import FeatureExtractor
+from expansionnet.features.extractor import FeatureExtractor
 from expansionnet.model.swin import full_state, to_official
-from expansionnet.text import to_text
+from expansionnet.words.text import to_text
 from prunelab.errors import UserError
 
 from .small import SAID, SWIN, WORDS, captioner, same

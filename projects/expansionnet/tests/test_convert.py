@@ -12,12 +12,12 @@ from safetensors.torch import load_file
 
 import expansionnet
 from expansionnet import convert
-from expansionnet.features import FeatureExtractor
-from expansionnet.loading import open_weights
+from expansionnet.features.extractor import FeatureExtractor
+from expansionnet.files.loading import open_weights
+from expansionnet.files.original import write_model
+from expansionnet.files.recognise import TIMM_SWIN
 from expansionnet.model.swin import full_state, to_official
-from expansionnet.original import write_model
-from expansionnet.recognise import TIMM_SWIN
-from expansionnet.vocabulary import Vocabulary
+from expansionnet.words.vocabulary import Vocabulary
 from testing.mistakes import Fails
 from testing.parity import Folder, of_kind
 

@@ -16,8 +16,8 @@ from PIL import Image
 
 from expansionnet.config import Config, DataConfig, ModelConfig, QuirkConfig, ScstConfig, SwinConfig
 from expansionnet.data import PictureBatches, open_data
-from expansionnet.order import OriginalOrder
-from expansionnet.vocabulary import Vocabulary
+from expansionnet.learning.order import OriginalOrder
+from expansionnet.words.vocabulary import Vocabulary
 from prunelab.data.features import copy_to_store, open_features
 from prunelab.data.pictures import read_picture
 from prunelab.data.sampling import EpochSampler

@@ -16,11 +16,12 @@ import pytest
 import torch
 from PIL import Image
 
-from expansionnet import data_generator, feature_files
+from expansionnet import data_generator
 from expansionnet.config import DataConfig, SwinConfig
 from expansionnet.data import open_records
 from expansionnet.data_generator import generate, main
-from expansionnet.features import FeatureExtractor, Origin
+from expansionnet.features import files as feature_files
+from expansionnet.features.extractor import FeatureExtractor, Origin
 from expansionnet.model.swin import build_swin, to_official
 from expansionnet.options import GenerateOptions
 from prunelab import dist

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 import expansionnet
+from expansionnet.files.original import checkpoints
 from expansionnet.options import TestOptions
-from expansionnet.original import checkpoints
 from expansionnet.test import test as score
 from testing.runs import two_ranks
 

@@ -24,8 +24,8 @@ from expansionnet.evaluate import (
     score_name,
     sentence,
 )
-from expansionnet.loss import smoothed_cross_entropy
-from expansionnet.vocabulary import Vocabulary
+from expansionnet.learning.loss import smoothed_cross_entropy
+from expansionnet.words.vocabulary import Vocabulary
 from prunelab.config import load_config
 
 CPU = torch.device("cpu")

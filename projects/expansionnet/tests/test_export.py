@@ -12,10 +12,9 @@ import torch
 from PIL import Image
 
 from expansionnet import decoding, export
-from expansionnet.captioner import Captioner
+from expansionnet.captioner import Captioner, load
 from expansionnet.cli import parse_convert2onnx
-from expansionnet.loading import load
-from expansionnet.onnx_beam import OnnxCaptioner
+from expansionnet.files.onnx_beam import OnnxCaptioner
 from expansionnet.options import ORIGINAL_OPSET, ExportOptions
 from prunelab.config import to_plain
 from prunelab.errors import UserError

@@ -9,7 +9,7 @@ import torch
 
 from expansionnet.config import Config, DataConfig, ModelConfig, QuirkConfig, ScstConfig
 from expansionnet.data import CaptionData, open_data
-from expansionnet.order import REPETITIONS, init_seeds
+from expansionnet.learning.order import REPETITIONS, init_seeds
 from prunelab.errors import UserError
 from testing.parity import Folder, of_kind
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from expansionnet.bench_decode_reference import beam_search_plain
+from expansionnet.benches.decode_reference import beam_search_plain
 from expansionnet.decoding import Captions, beam_search, sample
 from expansionnet.model import ExpansionNet
 from testing.parity import Folder, of_kind

@@ -16,7 +16,7 @@ import torch
 from expansionnet.config import Config, DecodeConfig, OptimConfig, QuirkConfig
 from expansionnet.evaluate import ValidationLoss, choose_captions, make_evaluators
 from expansionnet.model import ExpansionNet
-from expansionnet.vocabulary import Vocabulary
+from expansionnet.words.vocabulary import Vocabulary
 from prunelab.caption.evaluate import evaluate
 from testing.parity import Folder, of_kind
 

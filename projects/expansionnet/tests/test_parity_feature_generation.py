@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from expansionnet.data_generator import generate
-from expansionnet.features import FeatureExtractor
+from expansionnet.features.extractor import FeatureExtractor
 from expansionnet.options import GenerateOptions
 from testing.parity import Folder, of_kind
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from expansionnet.preprocess import MEAN, STD, Preprocess
+from expansionnet.features.preprocess import MEAN, STD, Preprocess
 from prunelab.data.pictures import open_picture
 from testing.parity import Folder, of_kind
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from expansionnet.loss import smoothed_cross_entropy
+from expansionnet.learning.loss import smoothed_cross_entropy
 from testing.parity import Folder, of_kind
 
 

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from expansionnet.captioner import Captioner
 from expansionnet.export import export_onnx
+from expansionnet.files.onnx_beam import OnnxCaptioner
 from expansionnet.model import ExpansionNet, build, cached
-from expansionnet.onnx_beam import OnnxCaptioner
-from expansionnet.vocabulary import Vocabulary
+from expansionnet.words.vocabulary import Vocabulary
 from prunelab.decode import State, StepFunction
 from testing.parity import Folder, of_kind
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from expansionnet.radam import RAdam
+from expansionnet.learning.radam import RAdam
 from testing.parity import Folder, of_kind
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from expansionnet.config import DataConfig, RunOptions
-from expansionnet.original import CheckpointName
+from expansionnet.files.original import CheckpointName
 from expansionnet.train import train
 from testing.parity import Folder, of_kind
 

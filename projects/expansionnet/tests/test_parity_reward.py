@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from expansionnet.reward import Reward
+from expansionnet.learning.reward import Reward
 from expansionnet.steps import scst_loss
 from prunelab.caption.reward import average_baseline
 from testing.parity import Folder, of_kind

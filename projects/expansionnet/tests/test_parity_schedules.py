@@ -9,7 +9,7 @@ import torch
 from torch.optim import SGD
 
 from expansionnet.config import OptimConfig
-from expansionnet.schedules import make_schedule, rate
+from expansionnet.learning.schedules import make_schedule, rate
 from testing.parity import Folder, of_kind
 
 

@@ -9,8 +9,8 @@ import pytest
 
 from expansionnet.config import DataConfig
 from expansionnet.data import open_records
-from expansionnet.text import lowered, reward_words, spaced, to_text, without_punctuation, words
-from expansionnet.vocabulary import Vocabulary
+from expansionnet.words.text import lowered, reward_words, spaced, to_text, without_punctuation, words
+from expansionnet.words.vocabulary import Vocabulary
 from prunelab.data.captions import CaptionRecord
 from testing.parity import Folder, of_kind
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from expansionnet.reward import Reward
-from expansionnet.schedules import make_schedule
-from expansionnet.scst import draw_and_score
+from expansionnet.learning.reward import Reward
+from expansionnet.learning.schedules import make_schedule
+from expansionnet.learning.scst import draw_and_score
 from expansionnet.steps import Updates, make_optimizer, scst_step
 from prunelab.caption.reward import average_baseline
 from prunelab.decode import Draw

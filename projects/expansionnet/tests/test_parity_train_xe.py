@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from expansionnet.config import Config
+from expansionnet.learning.schedules import from_original, make_schedule, to_original
 from expansionnet.model import ExpansionNet
-from expansionnet.schedules import from_original, make_schedule, to_original
 from expansionnet.steps import Updates, make_optimizer, xe_step
 from testing.parity import Folder, of_kind
 

@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from expansionnet import job, train
+from expansionnet.files.original import CheckpointName, checkpoints
 from expansionnet.layout import KINDS
-from expansionnet.original import CheckpointName, checkpoints
 from prunelab.checkpoint import listed
 from testing import runs
 from testing.killing import Killer, kill_after_step

@@ -12,11 +12,11 @@ from torch.optim import Adam
 
 from expansionnet import steps
 from expansionnet.config import Config, OptimConfig, QuirkConfig, RunOptions, ScstConfig
-from expansionnet.loss import smoothed_cross_entropy
+from expansionnet.learning.loss import smoothed_cross_entropy
+from expansionnet.learning.radam import RAdam
+from expansionnet.learning.reward import Reward
+from expansionnet.learning.schedules import make_schedule
 from expansionnet.model import ExpansionNet
-from expansionnet.radam import RAdam
-from expansionnet.reward import Reward
-from expansionnet.schedules import make_schedule
 from expansionnet.steps import Updates, make_optimizer, scst_step, xe_step
 from prunelab.errors import UserError
 

@@ -11,7 +11,7 @@ import pytest
 
 import expansionnet
 from expansionnet import test
-from expansionnet.original import checkpoints
+from expansionnet.files.original import checkpoints
 from testing.mistakes import Fails
 
 from .conftest import COUNTS, MODEL, Command

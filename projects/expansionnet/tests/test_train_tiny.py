@@ -12,8 +12,8 @@ import torch
 
 import expansionnet
 from expansionnet import train
+from expansionnet.files.original import CheckpointName, checkpoints
 from expansionnet.layout import KINDS, REINFORCE
-from expansionnet.original import CheckpointName, checkpoints
 from prunelab.checkpoint import listed
 from testing.runs import tensors
 

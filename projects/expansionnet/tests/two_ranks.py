@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from expansionnet import steps, train
 from expansionnet.config import Config, ModelConfig, OptimConfig, QuirkConfig, ScstConfig
+from expansionnet.learning.reward import Reward
+from expansionnet.learning.schedules import make_schedule
 from expansionnet.model import build
 from expansionnet.options import TestOptions
-from expansionnet.reward import Reward
-from expansionnet.schedules import make_schedule
 from expansionnet.test import test
-from expansionnet.vocabulary import Vocabulary
+from expansionnet.words.vocabulary import Vocabulary
 from prunelab import dist
 
 PICTURES, TOKENS, LONGEST, STEPS, SAMPLES = 4, 3, 7, 5, 3

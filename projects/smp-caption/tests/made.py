@@ -11,7 +11,7 @@ import torch
 from prunelab.mask import MaskSpec, assign, masks
 from smp_caption.captioner import Captioner
 from smp_caption.config import ModelConfig
-from smp_caption.extractor import Extractor
+from smp_caption.features.extractor import Extractor
 from smp_caption.model import build
 from smp_caption.tokenizer import build_tokenizer
 

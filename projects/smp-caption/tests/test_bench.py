@@ -14,12 +14,15 @@ from torch import Tensor
 from prunelab.bench import Figure, Row
 from prunelab.decode import DecodeOptions, State, greedy
 from prunelab.mask import MaskSpec, masks
-from smp_caption import bench, bench_decode, bench_step
-from smp_caption.bench_decode import decoding, incremental
-from smp_caption.bench_reference import greedy_plain, make_masks_plain
-from smp_caption.bench_sizes import Sizes
-from smp_caption.bench_step import mask_cost, train_dense, train_pruned
+from smp_caption import bench
+from smp_caption.benches import decode as bench_decode
+from smp_caption.benches import step as bench_step
+from smp_caption.benches.decode import decoding, incremental
+from smp_caption.benches.reference import greedy_plain, make_masks_plain
+from smp_caption.benches.sizes import Sizes
+from smp_caption.benches.step import mask_cost, train_dense, train_pruned
 from smp_caption.model import build
+from testing.benches import check_rows, check_unknown_row
 
 from .toy import TOY
 
@@ -140,7 +143,7 @@ def test_the_command_measures_prints_and_writes(
 ) -> None:
     monkeypatch.setitem(bench.ROWS, "train-dense", lambda: train_dense(SIZES, "846 ms"))
     files = [tmp_path / "all.json", tmp_path / "new" / "table.json"]
-    bench.main(["train-d*", "--json", str(files[0]), "--json-table", str(files[1])])
+    bench.main(["train-d*", "--threads", "1", "--json", str(files[0]), "--json-table", str(files[1])])
     shown = capsys.readouterr().out
     assert "threads 1" in shown
     assert "training step, Up-Down, dense" in shown
@@ -151,12 +154,9 @@ def test_the_command_measures_prints_and_writes(
     assert reference["ratio"] > 0
 
 
-def test_rows_are_listed_and_an_unknown_one_gets_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    bench.main(["--list"])
-    assert capsys.readouterr().out.split() == list(bench.ROWS)
-    with pytest.raises(SystemExit) as stop:
-        bench.main(["decode-beam3"])
-    assert stop.value.code == 2
-    message = capsys.readouterr().err
-    assert message.startswith("error: no row is called 'decode-beam3': did you mean decode-beam")
-    assert message.count("\n") == 1
+def test_the_command_joins_the_rows_of_all_modules(capsys: pytest.CaptureFixture[str]) -> None:
+    check_rows(bench, capsys)
+
+
+def test_an_unknown_row_gets_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    check_unknown_row(bench, capsys, "decode-beam3", "decode-beam")

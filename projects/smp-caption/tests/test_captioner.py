@@ -18,8 +18,8 @@ from prunelab.mask import MASK_SUFFIX, MaskSpec, masks
 from smp_caption import demo, extract, train
 from smp_caption.captioner import Captioner, Pictures
 from smp_caption.data import open_data
-from smp_caption.extractor import ShapeExtractor
-from smp_caption.original import run_config
+from smp_caption.features.extractor import ShapeExtractor
+from smp_caption.files.original import run_config
 
 from .made import FAMILIES, SIZES, made, regions
 

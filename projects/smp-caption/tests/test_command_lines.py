@@ -405,7 +405,6 @@ def test_help_names_every_flag_and_begins_with_the_project(capsys: pytest.Captur
         (cli.parse_extract, "extract"),
         (cli.parse_convert, "convert"),
         (cli.parse_export, "export"),
-        (cli.parse_bench, "bench"),
         (cli.parse_collect_scores, "collect-scores"),
         (cli.parse_collect_captions, "collect-captions-plus"),
         (partial(cli.parse_plot, "plot-scores"), "plot-scores"),
@@ -444,7 +443,6 @@ def test_other_commands_read_their_arguments() -> None:
     assert cli.parse_extract(["--images", "x"]).scale_pairs() == ((32, 1), (64, 3), (128, 5))
     assert cli.parse_convert(["a", "b"]).destination == "b"
     assert cli.parse_export(["a", "--format", "onnx"]).format == "onnx"
-    assert cli.parse_bench(["decode-*", "--rounds", "7"]).names == ("decode-*",)
     assert cli.parse_collect_scores(["--log", "runs", "--output", "x"]).log_dir == "runs"
     assert cli.parse_collect_captions(["a", "b", "--show", "3"]).runs == ("a", "b")
     assert cli.parse_plot("plot-scores", ["a", "--score", "Bleu_4"]).score == "Bleu_4"
@@ -457,7 +455,6 @@ def test_other_commands_read_their_arguments() -> None:
         (cli.parse_convert, ["a"]),
         (cli.parse_binarize, []),
         (cli.parse_demo, ["a.jpg", "--beam-size", "0"]),
-        (cli.parse_bench, ["--rounds", "4"]),
         (cli.parse_collect_captions, []),
         (cli.parse_collect_captions, ["a", "--show", "-1"]),
         (cli.parse_collect_scores, ["--logdir", "x"]),

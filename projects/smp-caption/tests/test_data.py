@@ -16,7 +16,6 @@ from PIL import Image
 from prunelab.data.features import copy_to_store
 from prunelab.data.memory import CachedFeatures
 from prunelab.errors import UserError
-from smp_caption.batches import Collate
 from smp_caption.config import (
     Config,
     DataConfig,
@@ -26,6 +25,7 @@ from smp_caption.config import (
     RunConfig,
 )
 from smp_caption.data import CaptionData, data_dir, open_data, open_records, open_set
+from smp_caption.features.batches import Collate
 from smp_caption.tokenizer import Tokenizer, build_tokenizer
 
 FAKE = Config(

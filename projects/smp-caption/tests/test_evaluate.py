@@ -12,14 +12,14 @@ import torch
 
 from prunelab.caption.evaluate import evaluate as score
 from prunelab.caption.split import Evaluator
-from smp_caption import original
 from smp_caption.captioner import Captioner
 from smp_caption.config import Config
 from smp_caption.data import CaptionData, open_data
 from smp_caption.evaluate import FAKE, decode_options, make_evaluator
+from smp_caption.files import original
+from smp_caption.files.original import run_config
 from smp_caption.model import Network, TransformerNetwork
 from smp_caption.options import TestOptions
-from smp_caption.original import run_config
 from smp_caption.test import test as score_run
 
 from .made import made

@@ -11,13 +11,14 @@ import pytest
 from prunelab.config import to_plain
 from prunelab.errors import UserError
 from prunelab.mask import MaskSpec, packed
-from smp_caption import export, original
+from smp_caption import export
 from smp_caption.captioner import Captioner
 from smp_caption.export import compare, export_onnx
-from smp_caption.extractor import ShapeExtractor
+from smp_caption.features.extractor import ShapeExtractor
+from smp_caption.files import original
+from smp_caption.files.onnx_beam import OnnxCaptioner
+from smp_caption.files.onnx_graphs import names_of
 from smp_caption.model import TransformerNetwork
-from smp_caption.onnx_beam import OnnxCaptioner
-from smp_caption.onnx_graphs import names_of
 from smp_caption.options import ExportOptions
 
 from .made import FAMILIES, made, regions

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from prunelab.caption.frequency import DocumentFrequency
-from smp_caption.batches import Collate, Samples
 from smp_caption.config import Config, DataConfig, ModelConfig, PruneConfig, QuirksConfig
 from smp_caption.data import CaptionData, open_data
+from smp_caption.features.batches import Collate, Samples
 from smp_caption.prepare import bottom_up, labels, ngrams, relative_boxes
 from smp_caption.prepare.options import (
     BottomUpOptions,

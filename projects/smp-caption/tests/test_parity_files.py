@@ -14,9 +14,10 @@ import torch
 from prunelab.decode import decode
 from prunelab.errors import UserError
 from prunelab.mask.files import load_state
-from smp_caption import convert, export, original
+from smp_caption import convert, export
 from smp_caption.captioner import Captioner
 from smp_caption.config import QuirksConfig
+from smp_caption.files import original
 from smp_caption.model.decoding import options_of
 from smp_caption.options import ConvertOptions, ExportOptions
 from smp_caption.tokenizer import SPECIALS, build_tokenizer

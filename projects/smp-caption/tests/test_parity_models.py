@@ -15,9 +15,9 @@ from prunelab.mask import MASK_SUFFIX, draw_once, masks, use_samples
 from prunelab.mask.sparsity import average, nnz, per_mask_sparsity, sparsity_loss, total_sparsity
 from prunelab.optim import Schedule, guarded_step
 from smp_caption.config import RELATION_TRANSFORMERS, Config, OptimConfig, PruneConfig
-from smp_caption.export_original import binary_mask_state, pruned_state, sparse_state
+from smp_caption.files.original import load_optimizer
+from smp_caption.files.original_states import binary_mask_state, pruned_state, sparse_state
 from smp_caption.model import Network, RelationTransformer
-from smp_caption.original import load_optimizer
 from smp_caption.steps import caption_loss, make_optimizer, make_schedule
 from testing.parity import Folder, of_kind
 

@@ -30,9 +30,9 @@ from prunelab.mask import (
     weights_of,
 )
 from smp_caption.config import Config, PruneConfig, QuirksConfig, RunConfig
+from smp_caption.files.original import read_config
 from smp_caption.model import Network, build
 from smp_caption.model.checkpoint import load_original
-from smp_caption.original import read_config
 from smp_caption.pruner import GRADUAL, Pruner, make_pruner, mask_spec
 from smp_caption.steps import caption_loss
 from testing.parity import Folder, of_kind

@@ -14,8 +14,8 @@ from prunelab.caption.frequency import DocumentFrequency
 from prunelab.caption.reward import CaptionReward, average_baseline
 from prunelab.decode import Draw
 from smp_caption.config import Config, ModelConfig, QuirksConfig, ScstConfig
+from smp_caption.learning.scst import SelfCritical, scst_loss
 from smp_caption.model import Inputs, Network, build, choose_caching
-from smp_caption.scst import SelfCritical, scst_loss
 from smp_caption.tokenizer import Tokenizer
 from testing.parity import Folder, of_kind
 

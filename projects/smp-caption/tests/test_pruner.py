@@ -16,8 +16,8 @@ from torch import Tensor
 from prunelab.errors import UserError
 from prunelab.mask import assign, magnitude, masked_layers, masks, snip, weights_of
 from smp_caption.config import PRUNE_TYPES, Config, OptimConfig, PruneConfig, QuirksConfig, RunConfig
+from smp_caption.files.original import write_state
 from smp_caption.model import Inputs, Network, build
-from smp_caption.original import write_state
 from smp_caption.pruner import KEPT, ONCE, Pruner, crowded, make_pruner, mask_spec, write_sparsities
 from smp_caption.steps import caption_loss, drawing
 

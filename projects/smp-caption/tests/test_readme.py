@@ -18,7 +18,7 @@ from PIL import Image
 from smp_caption import cli
 from smp_caption.captioner import Captioner
 from smp_caption.config import ModelConfig
-from smp_caption.extractor import ShapeExtractor
+from smp_caption.features.extractor import ShapeExtractor
 from smp_caption.model import build
 
 PROJECT = Path(__file__).resolve().parents[1]

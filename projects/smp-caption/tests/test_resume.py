@@ -16,7 +16,8 @@ import torch
 from prunelab import checkpoint
 from prunelab.checkpoint import listed
 from prunelab.util import atomic_write
-from smp_caption import finish, original, train
+from smp_caption import finish, train
+from smp_caption.files import original
 from testing import runs
 from testing.killing import Killed, Killer, kill_after_step
 from testing.mistakes import Fails

@@ -18,9 +18,10 @@ import yaml
 
 from prunelab.mask import packed
 from prunelab.mask.files import load_state
-from smp_caption import original, train
+from smp_caption import train
 from smp_caption.captioner import Captioner
 from smp_caption.config import Config
+from smp_caption.files import original
 
 pytestmark = pytest.mark.tiny
 

@@ -21,10 +21,10 @@ from smp_caption.captioner import Captioner
 from smp_caption.config import Config, ModelConfig, OptimConfig, PruneConfig, ScstConfig
 from smp_caption.data import open_data
 from smp_caption.evaluate import decode_options, make_evaluator
+from smp_caption.files.original import run_config
+from smp_caption.learning.scst import SelfCritical
 from smp_caption.model import build
-from smp_caption.original import run_config
 from smp_caption.pruner import Pruner, mask_spec
-from smp_caption.scst import SelfCritical
 from smp_caption.tokenizer import Tokenizer, train_sentencepiece
 
 PICTURES, CAPTIONS, TOKENS, REGIONS, STEPS = 4, 2, 6, 5, 4

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import prunelab.bench
-from acosp_seg import bench_compact, bench_data, bench_mask, bench_predict
+from acosp_seg.benches import compact, data, mask, predict
 from prunelab.bench import Result
 from prunelab.errors import entry
 
 ROWS: dict[str, Callable[[], Result | list[Result]]] = {
-    **bench_compact.ROWS,
-    **bench_mask.ROWS,
-    **bench_predict.ROWS,
-    **bench_data.ROWS,
+    **compact.ROWS,
+    **mask.ROWS,
+    **predict.ROWS,
+    **data.ROWS,
 }
 
 

@@ -30,6 +30,6 @@ def load(path: str | Path, *, device: str = "cpu") -> Captioner:
     Raises:
         prunelab.errors.UserError: nothing is there, or it is no captioning model.
     """
-    from expansionnet.loading import load as load_any
+    from expansionnet.captioner import load as load_any
 
     return load_any(path, device=device)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import prunelab.bench
-from expansionnet import bench_decode, bench_train
+from expansionnet.benches import decode, step
 from prunelab.bench import Result
 from prunelab.errors import entry
 
-ROWS: dict[str, Callable[[], Result | list[Result]]] = {**bench_decode.ROWS, **bench_train.ROWS}
+ROWS: dict[str, Callable[[], Result | list[Result]]] = {**decode.ROWS, **step.ROWS}
 
 
 @entry

@@ -22,21 +22,28 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from expansionnet import decoding
-from expansionnet.backbone_files import has_backbone
 from expansionnet.config import DecodeConfig, ModelConfig
-from expansionnet.features import FeatureExtractor
-from expansionnet.layout import VOCABULARY_FILE
-from expansionnet.loading import KIND, PUBLISHED_WORDS, open_weights, with_vocabulary
+from expansionnet.features.extractor import FeatureExtractor
+from expansionnet.features.preprocess import Preprocess
+from expansionnet.files.backbone import has_backbone
+from expansionnet.files.loading import KIND, PUBLISHED_WORDS, find_weights, open_weights, with_vocabulary
+from expansionnet.files.original import write_model
+from expansionnet.files.recognise import Weights, check_said, config_of
+from expansionnet.layout import VOCABULARY_FILE, found
 from expansionnet.model import ExpansionNet, build
-from expansionnet.original import write_model
-from expansionnet.preprocess import Preprocess
-from expansionnet.recognise import Weights, config_of
-from expansionnet.text import to_text
-from expansionnet.vocabulary import Vocabulary
+from expansionnet.words.text import to_text
+from expansionnet.words.vocabulary import Vocabulary
 from prunelab.config import from_plain, to_plain
 from prunelab.data.pictures import Picture
 from prunelab.errors import UserError
-from prunelab.hub import load_model_folder, load_state, model_card, note_facts, save_model_folder
+from prunelab.hub import (
+    is_model_folder,
+    load_model_folder,
+    load_state,
+    model_card,
+    note_facts,
+    save_model_folder,
+)
 from prunelab.tracked import evaluating
 
 if TYPE_CHECKING:
@@ -323,3 +330,35 @@ class Captioner:
         write_model(path, self.model)
         self.vocabulary.save(words)
         return Path(path)
+
+
+def load(
+    path: str | Path,
+    *,
+    vocab_path: str | Path | None = None,
+    backbone: str | Path | None = None,
+    device: str | torch.device = "cpu",
+    **sizes: Any,
+) -> Captioner:
+    """A captioner from whatever holds one.
+
+    Args:
+        path: a model folder, a run, a checkpoint of the original or its published weights; or the id of a
+            model on the Hub.
+        vocab_path: words of weights that have none beside them; see `Vocabulary.load`.
+        backbone: weights of the backbone of a model that reads features.
+        device: where the network goes.
+        sizes: fields of the model that such weights do not tell; see `recognise.config_of`.
+
+    Raises:
+        UserError: nothing is there, it is no captioner, or its words are not known.
+    """
+    here = found(path)
+    if not here.exists():
+        return Captioner.from_pretrained(path, backbone=backbone, device=device)  # of the Hub
+    place = find_weights(here)
+    if is_model_folder(place):
+        captioner = Captioner.from_pretrained(place, backbone=backbone, device=device)
+        check_said(to_plain(captioner.config), sizes, place)
+        return captioner
+    return Captioner.from_original(place, vocab_path=vocab_path, backbone=backbone, device=device, **sizes)

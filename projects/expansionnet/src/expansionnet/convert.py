@@ -22,12 +22,12 @@ import torch
 from expansionnet.captioner import Captioner
 from expansionnet.cli import parse_convert
 from expansionnet.config import ModelConfig
+from expansionnet.files.loading import find_weights, open_weights, with_vocabulary
+from expansionnet.files.recognise import FOLDER, Weights, check_said
 from expansionnet.layout import found
-from expansionnet.loading import find_weights, open_weights, with_vocabulary
 from expansionnet.model.swin import build_swin
 from expansionnet.options import ConvertOptions
-from expansionnet.recognise import FOLDER, Weights, check_said
-from expansionnet.vocabulary import Vocabulary
+from expansionnet.words.vocabulary import Vocabulary
 from prunelab.config import to_plain
 from prunelab.data.captions import Reading, open_captions
 from prunelab.errors import UserError, entry

@@ -27,12 +27,12 @@ import numpy as np
 import torch
 
 from expansionnet.config import Config, DataConfig
-from expansionnet.fake import FAKE_FEATURES, FAKE_PICTURES, write_fake_data
+from expansionnet.features.fake import FAKE_FEATURES, FAKE_PICTURES, write_fake_data
+from expansionnet.features.preprocess import Preprocess
+from expansionnet.features.visual import PREPARED, Features, Pictures, PreparedPictures, Visual
 from expansionnet.layout import CAPTIONS_FILE, FAKE_DATA, found
-from expansionnet.order import OriginalOrder, init_seeds
-from expansionnet.preprocess import Preprocess
-from expansionnet.visual import PREPARED, Features, Pictures, PreparedPictures, Visual
-from expansionnet.vocabulary import MORE_POSITIONS, Corpus, Vocabulary
+from expansionnet.learning.order import OriginalOrder, init_seeds
+from expansionnet.words.vocabulary import MORE_POSITIONS, Corpus, Vocabulary
 from prunelab import dist
 from prunelab.data.captions import CaptionRecord, CaptionSet, Reading, open_captions
 from prunelab.data.features import Hdf5Features, open_features

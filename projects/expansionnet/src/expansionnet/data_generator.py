@@ -19,17 +19,17 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from expansionnet import backbone_files
 from expansionnet.cli import parse_data_generator
 from expansionnet.config import Config, DataConfig, ModelConfig, RunOptions
 from expansionnet.data import SPLITS, open_records, with_generated
-from expansionnet.feature_files import Hdf5Parts
-from expansionnet.features import FeatureExtractor, Origin
+from expansionnet.features.extractor import FeatureExtractor, Origin
+from expansionnet.features.files import Hdf5Parts
+from expansionnet.features.preprocess import Preprocess
+from expansionnet.features.visual import picture_notes
+from expansionnet.files import backbone as backbone_files
 from expansionnet.layout import FAKE_DATA, found, written
 from expansionnet.model.swin import build_swin
 from expansionnet.options import GenerateOptions
-from expansionnet.preprocess import Preprocess
-from expansionnet.visual import picture_notes
 from prunelab import dist
 from prunelab.data.captions import CaptionRecord
 from prunelab.data.loader import make_loader

@@ -14,7 +14,7 @@ from expansionnet.config import DecodeConfig
 from expansionnet.ensemble import Ensemble
 from expansionnet.model import ExpansionNet, cached, prefix
 from expansionnet.model.packed import Prepared
-from expansionnet.vocabulary import Vocabulary
+from expansionnet.words.vocabulary import Vocabulary
 from prunelab.decode import (
     Decoded,
     DecodeOptions,

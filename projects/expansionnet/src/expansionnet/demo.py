@@ -7,12 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from expansionnet.captioner import Captioner
+from expansionnet.captioner import Captioner, load
 from expansionnet.cli import parse_demo
 from expansionnet.config import Config
 from expansionnet.data import open_records, with_generated
 from expansionnet.layout import FAKE_DATA, found, newest_model
-from expansionnet.loading import load
 from expansionnet.options import DemoOptions
 from prunelab import dist
 from prunelab.config import load_config

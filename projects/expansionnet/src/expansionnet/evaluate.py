@@ -16,9 +16,9 @@ from torch.nn.utils.rnn import pad_sequence
 from expansionnet.config import Config, RunOptions
 from expansionnet.decoding import caption, options
 from expansionnet.ensemble import Ensemble
-from expansionnet.loss import smoothed_cross_entropy
+from expansionnet.learning.loss import smoothed_cross_entropy
 from expansionnet.model import ExpansionNet
-from expansionnet.vocabulary import Vocabulary
+from expansionnet.words.vocabulary import Vocabulary
 from prunelab import dist
 from prunelab.caption.evaluate import FAST
 from prunelab.caption.split import Evaluator

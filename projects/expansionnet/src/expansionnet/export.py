@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from expansionnet import decoding
-from expansionnet.captioner import Captioner
+from expansionnet.captioner import Captioner, load
 from expansionnet.cli import parse_export
+from expansionnet.files.loading import find_weights
+from expansionnet.files.onnx_beam import OnnxCaptioner
+from expansionnet.files.onnx_graphs import Example, export_graphs
 from expansionnet.layout import newest_model
-from expansionnet.loading import find_weights, load
-from expansionnet.onnx_beam import OnnxCaptioner
-from expansionnet.onnx_graphs import Example, export_graphs
 from expansionnet.options import LEAST_OPSET, ExportOptions
 from prunelab.config import to_plain
 from prunelab.errors import UserError, entry

@@ -7,11 +7,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from expansionnet import original
+from expansionnet.files import original
+from expansionnet.files.original import LoaderState
 from expansionnet.job import Job, go_on
 from expansionnet.layout import saves
-from expansionnet.original import LoaderState
-from expansionnet.reward import signature
+from expansionnet.learning.reward import signature
 from expansionnet.summary import summarise
 from prunelab import dist
 from prunelab.run import Run

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from expansionnet import original, steps
+from expansionnet import steps
 from expansionnet.captioner import Captioner
 from expansionnet.config import Config, ModelConfig
 from expansionnet.data import CaptionData, open_data
@@ -21,15 +21,16 @@ from expansionnet.evaluate import (
     most_tokens,
     on_machine,
 )
-from expansionnet.features import FeatureExtractor
+from expansionnet.features.extractor import FeatureExtractor
+from expansionnet.files import original
+from expansionnet.files.loading import Start, open_start
+from expansionnet.files.original import Resumed
 from expansionnet.layout import FAKE_DATA, found, run_folder, saves
-from expansionnet.loading import Start, open_start
+from expansionnet.learning.order import OriginalOrder
+from expansionnet.learning.reward import Reward
+from expansionnet.learning.schedules import make_schedule
 from expansionnet.model import ExpansionNet, build
-from expansionnet.order import OriginalOrder
-from expansionnet.original import Resumed
-from expansionnet.reward import Reward
-from expansionnet.schedules import make_schedule
-from expansionnet.vocabulary import Vocabulary
+from expansionnet.words.vocabulary import Vocabulary
 from prunelab import checkpoint
 from prunelab.caption.split import Evaluator
 from prunelab.config import from_plain, to_plain

@@ -28,12 +28,12 @@ from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
 from expansionnet.config import Config, OptimConfig
-from expansionnet.loss import smoothed_cross_entropy
+from expansionnet.learning.loss import smoothed_cross_entropy
+from expansionnet.learning.radam import RAdam
+from expansionnet.learning.reward import Reward
+from expansionnet.learning.scst import draw_and_score, greedy
 from expansionnet.model import ExpansionNet
-from expansionnet.radam import RAdam
-from expansionnet.reward import Reward
-from expansionnet.scst import draw_and_score, greedy
-from expansionnet.vocabulary import Vocabulary
+from expansionnet.words.vocabulary import Vocabulary
 from prunelab import dist
 from prunelab.caption.reward import average_baseline
 from prunelab.decode import Draw
@@ -172,7 +172,7 @@ class Updates:
 
     Args:
         optimizer: from `make_optimizer`.
-        schedule: from `expansionnet.schedules.make_schedule`; it counts micro-batches.
+        schedule: from `expansionnet.learning.schedules.make_schedule`; it counts micro-batches.
         cfg: the run's configuration.
         total: micro-batches of the whole training.
     """

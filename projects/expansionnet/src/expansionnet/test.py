@@ -9,19 +9,19 @@ from pathlib import Path
 
 import torch
 
-from expansionnet import loading
 from expansionnet.cli import parse_test
 from expansionnet.config import Config
 from expansionnet.data import CaptionData, open_data
 from expansionnet.ensemble import Ensemble
 from expansionnet.evaluate import Model, make_evaluators, on_machine
+from expansionnet.files import loading
+from expansionnet.files.recognise import Weights, config_of
 from expansionnet.layout import FAKE_DATA, found, newest_model
 from expansionnet.lowering import lower_test
 from expansionnet.model import ExpansionNet, build
 from expansionnet.options import TestOptions
-from expansionnet.recognise import Weights, config_of
 from expansionnet.summary import METRICS_IN_ORDER, notes_of, scores_table
-from expansionnet.vocabulary import Vocabulary
+from expansionnet.words.vocabulary import Vocabulary
 from prunelab import dist
 from prunelab.caption.split import Evaluator, best_constant_caption
 from prunelab.config import load_config, to_plain, yaml_text

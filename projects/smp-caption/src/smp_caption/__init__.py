@@ -32,6 +32,6 @@ def load(path: str | Path, *, device: str = "cpu") -> Captioner:
     """
     from pathlib import Path
 
-    from smp_caption.original import load as load_any
+    from smp_caption.files.original import load as load_any
 
     return load_any(Path(path), device=device)

@@ -10,31 +10,19 @@ from collections.abc import Callable, Sequence
 import prunelab.bench
 from prunelab.bench import Result
 from prunelab.errors import entry
-from smp_caption import bench_decode, bench_scst, bench_step
-from smp_caption.cli import parse_bench
+from smp_caption.benches import decode, scst, step
 
 ROWS: dict[str, Callable[[], Result | list[Result]]] = {
-    **bench_step.ROWS,
-    **bench_decode.ROWS,
-    **bench_scst.ROWS,
+    **step.ROWS,
+    **decode.ROWS,
+    **scst.ROWS,
 }
 
 
 @entry
 def main(argv: Sequence[str] | None = None) -> None:
     """Run ``bench``."""
-    options = parse_bench(argv)
-    if options.list:
-        print("\n".join(ROWS))
-        return
-    prunelab.bench.measure(
-        ROWS,
-        options.names,
-        rounds=options.rounds,
-        threads=options.threads,
-        json=options.json,
-        json_table=options.json_table,
-    )
+    prunelab.bench.main("smp-caption bench", ROWS, argv)
 
 
 if __name__ == "__main__":

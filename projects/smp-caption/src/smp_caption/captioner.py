@@ -29,7 +29,7 @@ from prunelab.hub import load_model_folder, model_card, note_facts, save_model_f
 from prunelab.mask import MaskSpec, apply_masks
 from smp_caption.config import RELATION_TRANSFORMERS, UP_DOWN, DecodeConfig, ModelConfig
 from smp_caption.evaluate import decode_options
-from smp_caption.extractor import Extractor, has_extractor
+from smp_caption.features.extractor import Extractor, has_extractor
 from smp_caption.model import Inputs, Network, build
 from smp_caption.model.checkpoint import own_state
 from smp_caption.tokenizer import MODEL_TYPES, RadixTokenizer, Tokenizer

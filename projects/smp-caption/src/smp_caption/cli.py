@@ -20,7 +20,6 @@ from prunelab.doors import (
     csv,
     field_docs,
     none_word,
-    number,
     tuple_literal,
     typed_flags,
     typed_options,
@@ -31,7 +30,6 @@ from smp_caption.lowering import COMMAND_LINE_DEFAULTS, FIELDS, MODEL_SIZES, Raw
 from smp_caption.options import (
     EXPORT_FORMATS,
     FEATURE_FORMATS,
-    BenchOptions,
     CollectCaptionsOptions,
     CollectScoresOptions,
     ConvertOptions,
@@ -367,12 +365,3 @@ def parse_plot(command: str, argv: Sequence[str] | None = None) -> PlotOptions:
         flags |= {"score": str, "evaluation": str}
     add_own_flags(parser, flags | {"dry_run": bool}, docs)
     return typed_options(PlotOptions, parser, argv)
-
-
-def parse_bench(argv: Sequence[str] | None = None) -> BenchOptions:
-    """Read the command line of ``bench``."""
-    parser, docs = _parser("bench", "time our way beside the plain one of the original"), _docs(BenchOptions)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=docs["names"])
-    flags: Flags = {"rounds": number(int, low=5), "threads": number(int, low=1)}
-    add_own_flags(parser, flags | {"json": _text, "json_table": _text, "list": bool}, docs)
-    return typed_options(BenchOptions, parser, argv)

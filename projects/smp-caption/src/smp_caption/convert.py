@@ -7,9 +7,9 @@ from pathlib import Path
 
 from prunelab.errors import entry
 from prunelab.mask import MASK_SUFFIX
-from smp_caption import original
 from smp_caption.captioner import Captioner
 from smp_caption.cli import parse_convert
+from smp_caption.files import original
 from smp_caption.options import ConvertOptions
 from smp_caption.pruner import read_weights
 

@@ -14,11 +14,11 @@ from prunelab.data.instapic import is_instapic, open_instapic
 from prunelab.data.loader import Loader, make_loader
 from prunelab.data.synthetic import cached
 from prunelab.errors import UserError
-from smp_caption.batches import Collate, Samples
 from smp_caption.config import Config, DataConfig
-from smp_caption.fake import write_fake_data
-from smp_caption.layout import FOLDERS, JSON_NAMES, TINY
-from smp_caption.sources import Sources, existing, open_sources
+from smp_caption.features.batches import Collate, Samples
+from smp_caption.features.fake import write_fake_data
+from smp_caption.features.layout import FOLDERS, JSON_NAMES, TINY
+from smp_caption.features.sources import Sources, existing, open_sources
 from smp_caption.tokenizer import Tokenizer
 
 SPLITS = ("train", "val", "test")

@@ -9,8 +9,8 @@ from prunelab import dist
 from prunelab.data.captions import open_pictures
 from prunelab.errors import UserError, entry
 from prunelab.report import gallery
-from smp_caption import original
 from smp_caption.cli import parse_demo
+from smp_caption.files import original
 from smp_caption.lowering import runs_root
 from smp_caption.options import DemoOptions
 

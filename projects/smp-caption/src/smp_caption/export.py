@@ -13,15 +13,15 @@ from prunelab.decode import decode
 from prunelab.errors import UserError, entry
 from prunelab.export import ExportReport
 from prunelab.mask import MASK_SUFFIX, packed
-from smp_caption import original
 from smp_caption.captioner import Captioner, tokenizer_facts
 from smp_caption.cli import parse_export
 from smp_caption.evaluate import decode_options
-from smp_caption.export_original import sparse_state
+from smp_caption.files import original
+from smp_caption.files.onnx_beam import OnnxCaptioner
+from smp_caption.files.onnx_graphs import TOLERANCE, example_of, export_graphs
+from smp_caption.files.original_states import sparse_state
 from smp_caption.model import Network
 from smp_caption.model.checkpoint import own_state
-from smp_caption.onnx_beam import OnnxCaptioner
-from smp_caption.onnx_graphs import TOLERANCE, example_of, export_graphs
 from smp_caption.options import ExportOptions
 
 SUFFIXES = {
@@ -42,7 +42,7 @@ def export(options: ExportOptions) -> Path:
     ``binary``: all weights, with masks rounded; ``packed``: a packed sparse file. Beside these four
     ``config.json`` and ``tokenizer/`` are written where there is no ``config.json``, since such a file loads
     only with them. ``onnx``: a folder with graphs of the encoder and of a decoder step, whose captions are
-    compared with PyTorch's (`smp_caption.onnx_beam` captions with them).
+    compared with PyTorch's (`smp_caption.files.onnx_beam` captions with them).
 
     Raises:
         UserError: no such model, or one without masks where masks are needed.

@@ -25,8 +25,8 @@ from prunelab.data.pictures import read_picture
 from prunelab.errors import UserError, entry
 from smp_caption.cli import parse_extract
 from smp_caption.data import open_set
-from smp_caption.extractor import Extractor, ExtractorConfig, has_extractor, make_extractor
-from smp_caption.layout import OWN_BOXES
+from smp_caption.features.extractor import Extractor, ExtractorConfig, has_extractor, make_extractor
+from smp_caption.features.layout import OWN_BOXES
 from smp_caption.options import ExtractOptions
 
 FITTED = 200

@@ -16,10 +16,11 @@ from prunelab.errors import UserError
 from prunelab.hub import is_model_folder
 from prunelab.mask.packed_cli import pack
 from prunelab.run import Run
-from smp_caption import original, steps
+from smp_caption import steps
 from smp_caption.captioner import Captioner
 from smp_caption.config import Config
 from smp_caption.evaluate import decode_options, make_evaluator
+from smp_caption.files import original
 from smp_caption.job import Job, continued, tell, weights_alone
 from smp_caption.model import build, choose_caching
 from smp_caption.pruner import FIRST_WEIGHTS, Pruner, crowded

@@ -20,16 +20,17 @@ from prunelab.optim import Schedule
 from prunelab.run import Run
 from prunelab.run import RunConfig as RunSettings
 from prunelab.runfolder import CHECKPOINTS
-from smp_caption import original, steps
+from smp_caption import steps
 from smp_caption.captioner import Captioner
 from smp_caption.config import Config
 from smp_caption.data import CaptionData, open_data
 from smp_caption.evaluate import decode_options, make_evaluator
-from smp_caption.extractor import Extractor, ShapeExtractor, has_extractor
+from smp_caption.features.extractor import Extractor, ShapeExtractor, has_extractor
+from smp_caption.files import original
+from smp_caption.learning.scst import SelfCritical
+from smp_caption.learning.start import load_start
 from smp_caption.model import Network, build, choose_caching
 from smp_caption.pruner import Pruner, make_pruner, mask_spec
-from smp_caption.scst import SelfCritical
-from smp_caption.start import load_start
 from smp_caption.tokenizer import RadixTokenizer, Tokenizer, build_tokenizer
 
 FAKE_DATA = "fake_data"

@@ -234,21 +234,3 @@ class PlotOptions:
     """Line above the picture."""
     dry_run: bool = False
     """Check the command line and stop."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class BenchOptions:
-    """``bench``: times of our way and of the original's, side by side."""
-
-    names: tuple[str, ...] = ()
-    """Rows; none: all."""
-    rounds: int = 5
-    """Alternations of both sides."""
-    threads: int = 1
-    """Threads of torch; the original's figures, which the notes quote, are those of one."""
-    json: str = ""
-    """File for every single figure."""
-    json_table: str = ""
-    """File for the table's lines, one mapping a side."""
-    list: bool = False
-    """Print the names of the rows and stop."""

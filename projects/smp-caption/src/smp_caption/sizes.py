@@ -28,9 +28,9 @@ from prunelab.report import Table
 from prunelab.torchfile import load_pth
 from prunelab.util import human_count, write_json
 from smp_caption.config import ModelConfig
+from smp_caption.files.original import write_state
 from smp_caption.model import build
 from smp_caption.model.checkpoint import dense, own_state
-from smp_caption.original import write_state
 
 MEGABYTE = 1e6
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16}

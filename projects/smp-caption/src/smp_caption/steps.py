@@ -11,7 +11,7 @@
 | e | label smoothing | | |
 | J | cross-entropy | -sum(m[1:] log p[y[1:]]) / sum(m[1:]) | () |
 | J_e | smoothed | sum(m[1:] KL(q ‖ p)) / sum(m[1:]); q = 1 - e on the target, e / (V - 1) elsewhere | () |
-| r, b | reward of a sampled caption, and what it is compared with (`smp_caption.scst`) | | (B, n) |
+| r, b | reward of a sampled caption, and what it is compared with (`smp_caption.learning.scst`) | | (B, n) |
 | R | self-critical | -sum(m (r - b) log p[sample]) / sum(m), m on the sample's tokens | () |
 | s | annealed sparsity loss of supermasks (`prunelab.mask`) | w (1 - a) abs(target - sparsity) | () |
 | c | updates done before this one, from 0 | | |
@@ -35,8 +35,8 @@ from prunelab.mask import MASK_SUFFIX, in_scope, parse_scope
 from prunelab.mask.sparsity import SparsityLoss
 from prunelab.optim import Schedule, cosine, guarded_step, noam, step
 from smp_caption.config import Config, OptimConfig, PruneConfig
+from smp_caption.learning.scst import SelfCritical
 from smp_caption.model import Inputs, Network
-from smp_caption.scst import SelfCritical
 
 MASK_EPSILON = 1e-2
 """Epsilon of Adam for mask logits."""

@@ -16,12 +16,12 @@ from prunelab.errors import UserError, entry
 from prunelab.report import result_table
 from prunelab.seed import seed_all
 from prunelab.util import write_json
-from smp_caption import original
 from smp_caption.captioner import Captioner
 from smp_caption.cli import parse_test
 from smp_caption.config import Config, QuirksConfig
 from smp_caption.data import open_data, open_records, references_of
 from smp_caption.evaluate import decode_options, make_evaluator, write_server_files
+from smp_caption.files import original
 from smp_caption.model import choose_caching
 from smp_caption.options import TestOptions
 

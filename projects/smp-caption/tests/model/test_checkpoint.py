@@ -10,7 +10,7 @@ import torch
 
 from prunelab.errors import UserError
 from prunelab.mask import masks
-from smp_caption.export_original import binary_mask_state, pruned_state, sparse_state
+from smp_caption.files.original_states import binary_mask_state, pruned_state, sparse_state
 from smp_caption.model import UpDown, build
 from smp_caption.model.checkpoint import load_original, own_state
 

@@ -12,8 +12,8 @@ from prunelab.mask import MaskSpec, draw_once, masks
 from prunelab.mask import layers as mask_layers
 from smp_caption.config import RELATION_TRANSFORMERS, TRANSFORMERS, ModelConfig
 from smp_caption.model import Network, RelationTransformer, TransformerNetwork, build
+from smp_caption.model.blocks import LAYER_DROPOUT, layer_dropout
 from smp_caption.model.reference_transformer import teach_plain
-from smp_caption.model.transformer import LAYER_DROPOUT, layer_dropout
 
 from ..networks import SMALL, part, pictures, small
 

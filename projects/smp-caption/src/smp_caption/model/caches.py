@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,10 +18,8 @@ from torch import Tensor, nn
 from prunelab import onednn
 from prunelab.decode import State
 from smp_caption.model.attention import Map, attend
+from smp_caption.model.blocks import Body, DecoderLayer, Encoded
 from smp_caption.model.layers import effective
-
-if TYPE_CHECKING:
-    from smp_caption.model.transformer import DecoderLayer, Encoded, TransformerNetwork
 
 # B images, R rows (beams) an image, N = B * R, T tokens so far, S regions, H heads, W width of a head
 # D = H * W model width
@@ -29,6 +27,7 @@ if TYPE_CHECKING:
 USUAL_ROWS = 25
 """Rows of a step that packed weights are sorted for: five images' beams."""
 
+Caching = Literal["exact", "mixed", "none"]
 Pair = tuple[Tensor, Tensor]
 """Keys and values."""
 
@@ -68,13 +67,13 @@ class Kept:
     maps: Maps | None = None
 
 
-def _distinct(network: TransformerNetwork) -> list[DecoderLayer]:
+def _distinct(body: Body) -> list[DecoderLayer]:
     """Each decoder layer once, in the order of their numbers."""
-    order, layers = network.body.decoder.order, network.body.decoder_layers
+    order, layers = body.decoder.order, body.decoder_layers
     return [layers[order.index(place)] for place in range(max(order) + 1)]
 
 
-def _maps(network: TransformerNetwork, of: Callable[[nn.Module], Map]) -> Maps:
+def _maps(body: Body, of: Callable[[nn.Module], Map]) -> Maps:
     """The linear maps, each in the form that ``of`` gives it."""
 
     def layer_maps(layer: DecoderLayer) -> LayerMaps:
@@ -88,8 +87,8 @@ def _maps(network: TransformerNetwork, of: Callable[[nn.Module], Map]) -> Maps:
             output=of(layer.feed_forward.w_2),
         )
 
-    layers = [layer_maps(layer) for layer in _distinct(network)]
-    return Maps(layers=layers, words=of(network.body.generator.proj))
+    layers = [layer_maps(layer) for layer in _distinct(body)]
+    return Maps(layers=layers, words=of(body.generator.proj))
 
 
 def _called(linear: nn.Module) -> Map:
@@ -110,7 +109,7 @@ def _packed(*linears: nn.Module, relu: bool = False) -> Map:
     return lambda x: onednn.mapped(x.flatten(0, -2), weight, bias, relu=relu).view(*x.shape[:-1], -1)
 
 
-def _packed_maps(network: TransformerNetwork) -> Maps:
+def _packed_maps(body: Body) -> Maps:
     """The linear maps in oneDNN's order, but those that images alone go through, once each."""
 
     def layer_maps(layer: DecoderLayer) -> LayerMaps:
@@ -125,36 +124,37 @@ def _packed_maps(network: TransformerNetwork) -> Maps:
             output=_packed(layer.feed_forward.w_2),
         )
 
-    layers = [layer_maps(layer) for layer in _distinct(network)]
-    return Maps(layers=layers, words=_packed(network.body.generator.proj), packed=True)
+    layers = [layer_maps(layer) for layer in _distinct(body)]
+    return Maps(layers=layers, words=_packed(body.generator.proj), packed=True)
 
 
-def _maps_for(network: TransformerNetwork, memory: Tensor, kept: Kept | None) -> Maps:
+def _maps_for(body: Body, memory: Tensor, kept: Kept | None, redraws: bool) -> Maps:
     """The linear maps in the form that serves a search best."""
-    if network.redraws():
-        return _maps(network, _called)
+    if redraws:
+        return _maps(body, _called)
     if kept is None or not onednn.usable(memory):
-        return _maps(network, _taken)
-    kept.maps = kept.maps or _packed_maps(network)
+        return _maps(body, _taken)
+    kept.maps = kept.maps or _packed_maps(body)
     return kept.maps
 
 
-def begin(network: TransformerNetwork, encoded: Encoded, kept: Kept | None = None) -> State:
+def begin(body: Body, encoded: Encoded, kept: Kept | None = None, *, redraws: bool) -> State:
     """The state before the first token.
 
     Args:
-        network: the captioner.
+        body: encoder and decoder of the captioner.
         encoded: its images.
         kept: what searches share; None: each makes its own.
+        redraws: whether each call of a layer draws a mask of its own.
 
     Returns:
         A state of one row an image. ``per_image``: ``bias`` (B, 1, 1, S) or None; ``source``, keys and values
         (B, H, S, W) of each distinct decoder layer; ``maps``. ``per_beam``: ``time``, the number of tokens so
         far, and ``caches``, keys and values (N, H, T, W).
     """
-    maps = _maps_for(network, encoded.memory, kept)
+    maps = _maps_for(body, encoded.memory, kept, redraws)
     source = []
-    for layer, its in zip(_distinct(network), maps.layers, strict=True):
+    for layer, its in zip(_distinct(body), maps.layers, strict=True):
         attention = layer.src_attn
         pair = attention.keys_values(encoded.memory, its.source)
         source.append(tuple(x.contiguous() for x in attention.split(*pair)))
@@ -163,21 +163,21 @@ def begin(network: TransformerNetwork, encoded: Encoded, kept: Kept | None = Non
     )
 
 
-def step(network: TransformerNetwork, tokens: Tensor, state: State) -> tuple[Tensor, State]:
+def step(body: Body, tokens: Tensor, state: State, caching: Caching) -> tuple[Tensor, State]:
     """One step: newest tokens (N,) to log-probabilities (N, V) and the next state.
 
     Layers are called where the state holds no linear maps, or none for the precision at hand.
     """
-    body, kept = network.body, state.per_image
+    kept = state.per_image
     time: int = state.per_beam["time"]
     caches: dict[int, Pair] = dict(state.per_beam["caches"])
     words, positions = body.tgt_embed
     x = positions(words(tokens).unsqueeze(1), time)[:, 0]  # (N, D); an exported graph cannot squeeze here
     maps: Maps | None = kept.get("maps")
     if maps is None or (maps.packed and not onednn.usable(x)):
-        maps = _maps(network, _called)
+        maps = _maps(body, _called)
     for depth, (place, layer) in enumerate(zip(body.decoder.order, body.decoder_layers, strict=True)):
-        key = {"exact": depth, "mixed": place, "none": None}[network.caching]
+        key = {"exact": depth, "mixed": place, "none": None}[caching]
         newest = _Newest(layer, maps.layers[place], None if key is None else caches.get(key))
         x = newest.through(x, kept["source"][place], kept["bias"])
         if key is not None:

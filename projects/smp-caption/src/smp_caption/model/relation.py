@@ -8,15 +8,10 @@ from __future__ import annotations
 from prunelab.mask import MaskSpec
 from smp_caption.config import ModelConfig
 from smp_caption.model.attention import BOX_DIM, BoxAttention, bias_of, geometric_biases
+from smp_caption.model.blocks import Body, Encoded, initialise, region_embedding
 from smp_caption.model.layers import box_embedding, box_relations
 from smp_caption.model.network import Inputs, check_size
-from smp_caption.model.transformer import (
-    Body,
-    Encoded,
-    TransformerNetwork,
-    initialise,
-    region_embedding,
-)
+from smp_caption.model.transformer import TransformerNetwork
 
 # B images, S regions, F feature size, D width
 

@@ -1,0 +1,1 @@
+"""Parts of a training step: losses, rewards, samples, the optimiser, rates, and the order of samples."""

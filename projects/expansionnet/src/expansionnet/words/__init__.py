@@ -1,0 +1,1 @@
+"""Captions as words, and the words that a model knows."""

@@ -1,0 +1,1 @@
+"""Where training begins, and by what it learns beyond cross entropy: samples, rewards, word counts."""
