@@ -16,12 +16,13 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
+from prunelab.config import from_plain
 from prunelab.decode import State
 from prunelab.errors import UserError
 from prunelab.util import StrPath, atomic_write, human_bytes
@@ -29,6 +30,7 @@ from prunelab.util import StrPath, atomic_write, human_bytes
 LARGEST_FILE = 2**31 - 1
 """Bytes that an ONNX file of one piece can hold."""
 
+T = TypeVar("T")
 Dynamic = Mapping[str, Mapping[int, str]]
 Simplify: TypeAlias = Literal["rewrite", "fold", "no"]
 """How a graph is made smaller: ``rewrite`` lets the exporter replace parts of it, ``fold`` computes what is
@@ -208,6 +210,18 @@ class StepGraphs:
         if "model" not in self.facts:
             raise UserError(f"{folder / ENCODER}: no graph of a captioner: it says nothing of its model")
         self.read = tuple(name for name in self.encoder.outputs if name in self.stepper.inputs)
+
+    def fact(self, kind: type[T], name: str) -> T:
+        """A configuration that the encoder's file says, such as that of the ``model``.
+
+        Args:
+            kind: Its dataclass.
+            name: Of the fact.
+
+        Raises:
+            UserError: It does not fit the dataclass.
+        """
+        return from_plain(kind, json.loads(self.facts[name]), where=str(self.encoder.path))
 
     def begin(self, pictures: Mapping[str, Tensor], caches: Mapping[str, Tensor]) -> State:
         """Encode.

@@ -25,11 +25,10 @@ from expansionnet.files.onnx_graphs import CACHES, empty_caches
 from expansionnet.layout import VOCABULARY_FILE
 from expansionnet.words.text import to_text
 from expansionnet.words.vocabulary import Vocabulary
-from prunelab.config import from_plain
 from prunelab.data.pictures import Picture
 from prunelab.decode import DecodeOptions, State
 from prunelab.errors import UserError
-from prunelab.export import ENCODER, StepGraphs
+from prunelab.export import StepGraphs
 
 # B pictures, S visual tokens, F their width
 
@@ -48,10 +47,9 @@ class OnnxCaptioner:
     def __init__(self, folder: str | Path, *, threads: int = 0) -> None:
         place = Path(folder)
         self.graphs = StepGraphs(place, threads=threads)
-        facts, where = self.graphs.facts, str(place / ENCODER)
-        self.config = from_plain(ModelConfig, json.loads(facts["model"]), where=where)
-        self.decode = from_plain(DecodeConfig, json.loads(facts["decode"]), where=where)
-        self.black_pictures: bool = json.loads(facts["black_pictures"])
+        self.config = self.graphs.fact(ModelConfig, "model")
+        self.decode = self.graphs.fact(DecodeConfig, "decode")
+        self.black_pictures: bool = json.loads(self.graphs.facts["black_pictures"])
         self.vocabulary = Vocabulary.load(place / VOCABULARY_FILE)
 
     def begin(self, x: Tensor, pads: Tensor | None = None) -> State:

@@ -13,9 +13,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from prunelab.config import from_plain
 from prunelab.decode import Decoded, DecodeOptions, decode
-from prunelab.export import ENCODER, StepGraphs
+from prunelab.export import StepGraphs
 from smp_caption.captioner import PictureReader, Pictures, open_tokenizer
 from smp_caption.config import DecodeConfig, ModelConfig
 from smp_caption.features.extractor import Extractor, has_extractor
@@ -38,10 +37,9 @@ class OnnxCaptioner(PictureReader):
     def __init__(self, folder: str | Path, *, threads: int = 0) -> None:
         place = Path(folder)
         self.graphs = StepGraphs(place, threads=threads)
-        facts, where = self.graphs.facts, str(place / ENCODER)
-        self.config = from_plain(ModelConfig, json.loads(facts["model"]), where=where)
-        self.decode = from_plain(DecodeConfig, json.loads(facts["decode"]), where=where)
-        self.tokenizer = open_tokenizer(place / FOLDER, **json.loads(facts["tokenizer"]))
+        self.config = self.graphs.fact(ModelConfig, "model")
+        self.decode = self.graphs.fact(DecodeConfig, "decode")
+        self.tokenizer = open_tokenizer(place / FOLDER, **json.loads(self.graphs.facts["tokenizer"]))
         self.extractor = Extractor.load(place) if has_extractor(place) else None
 
     def search(self, pictures: Pictures, options: DecodeOptions) -> list[list[int]]:
