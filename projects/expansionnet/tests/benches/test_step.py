@@ -11,6 +11,7 @@ import pytest
 from expansionnet.benches import step as bench_step
 from expansionnet.benches.step import ROWS, Size, cross_entropy, memory, peak_of, self_critical
 from prunelab.bench import Row
+from prunelab.bench import memory as bench_memory
 
 from ..small import config
 
@@ -44,7 +45,7 @@ def test_memory_is_that_of_a_step_of_each_side(monkeypatch: pytest.MonkeyPatch) 
         assert work is peak_of
         return work(side, *rest)
 
-    monkeypatch.setattr(bench_step, "in_fresh_process", here)
+    monkeypatch.setattr(bench_memory, "in_fresh_process", here)
     found = memory(replace(SMALL, dropout=0.1))
     assert calls == ["ours", "reference"]
     assert found.unit == "MiB"

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from prunelab.bench import Result
+from prunelab.bench import memory as bench_memory
 from smp_caption.benches import scst as bench_scst
 from smp_caption.benches.scst import ScstSize, memory, peak_of, rewards, share, step
 
@@ -52,9 +53,9 @@ def test_memory_is_that_of_a_fresh_process_a_side(monkeypatch: pytest.MonkeyPatc
         asked.append(side)
         assert work is peak_of
         assert peak_of(side, SIZE, 1) >= 0
-        return {"ours": 2, "reference": 3}[side] * bench_scst.MEBI
+        return {"ours": 2, "reference": 3}[side] * bench_memory.MEBI
 
-    monkeypatch.setattr(bench_scst, "in_fresh_process", in_fresh_process)
+    monkeypatch.setattr(bench_memory, "in_fresh_process", in_fresh_process)
     figure = memory(SIZE)
     assert asked == ["ours", "reference"]
     assert (figure.ours, figure.reference) == (2, 3)

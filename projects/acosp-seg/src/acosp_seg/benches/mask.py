@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import copy
-import multiprocessing
 import statistics
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,10 +16,10 @@ from acosp.soft_topk import SigmoidSoftTopK
 from acosp_seg.benches.mask_reference import PlainSoftMask, mask_plainly
 from acosp_seg.config import ModelConfig
 from acosp_seg.model import Network, build
-from prunelab.bench import Figure, Result, Row, Skip, compare
+from prunelab.bench import Figure, Result, Row, compare
+from prunelab.bench.memory import MEBI, in_fresh_process, peak_above
 
 SPARSITY = 0.5
-MEBI = 2**20
 SIDES = ("ours", "reference", "dense")
 
 
@@ -141,35 +138,23 @@ def _median_ratio(some: tuple[float, ...], others: tuple[float, ...]) -> float:
     return statistics.median(one / other for one, other in zip(some, others, strict=True))
 
 
-def _resident(key: str) -> int:
-    """A size of this process's memory in bytes: ``VmRSS`` now, ``VmHWM`` at its peak."""
-    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
-        name, _, value = line.partition(":")
-        if name == key:
-            return int(value.split()[0]) * 1024
-    raise Skip(f"/proc/self/status has no {key}")
-
-
 def peak_of(side: str, size: Size, threads: int) -> int:
     """Bytes that this process needed at its peak for two steps, beyond what it had before the model."""
     torch.set_num_threads(threads)
     make_step("dense", Size(height=32, width=32, planes=8))()  # what libraries set up once
-    before = _resident("VmRSS")
-    step = make_step(side, size)
-    for _ in range(2):  # in the second, momentum is there from the start
-        step()
-    return _resident("VmHWM") - before
+
+    def twice() -> None:
+        step = make_step(side, size)
+        for _ in range(2):  # in the second, momentum is there from the start
+            step()
+
+    return peak_above(twice)
 
 
 def step_memory(size: Size | None = None) -> list[Result]:
     """Peak memory of a training step, a fresh process a side."""
     size = size or Size()
-    if not Path("/proc/self/status").exists():
-        raise Skip("the peak of resident memory is read from /proc/self/status")
-    peaks: dict[str, int] = {}
-    for side in SIDES:
-        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-            peaks[side] = pool.submit(peak_of, side, size, torch.get_num_threads()).result()
+    peaks = {side: in_fresh_process(peak_of, side, size, torch.get_num_threads()) for side in SIDES}
     figure = Figure(
         name=f"peak memory of a soft-masked step / dense, {size.words}",
         ours=peaks["ours"] / peaks["dense"],

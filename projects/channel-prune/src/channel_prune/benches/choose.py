@@ -17,10 +17,9 @@ from channel_prune.choosing.prunable import prunable, ratios
 from channel_prune.choosing.recalibrate import norms, recalibrate
 from channel_prune.config import NetConfig, PruneConfig
 from channel_prune.model import build
-from prunelab.bench import Figure, Result, compare
-from prunelab.bench.memory import in_fresh_process, peak_resident, resident
+from prunelab.bench import Result, compare
+from prunelab.bench.memory import peak_above, peak_figure
 
-MEBI = 2**20
 RATIO, CROPS, DECAY = 0.5, 10, 2e-4
 CLOSE = 2e-3
 """Most difference of a kernel to the reference's at equal random numbers, after 100 steps of 1e-3: Adam's
@@ -168,21 +167,16 @@ def peak_of(side: str, size: Size, threads: int) -> int:
     small = problem(Size(pictures=16, batch=8, depth=8, width_divisor=4))
     ours(*small, EXACT)  # what libraries set up once
     model, batches = problem(size)
-    before = resident()
-    ours(model, batches, EXACT) if side == "ours" else theirs(model, batches)
-    return peak_resident() - before
+    return peak_above(lambda: ours(model, batches, EXACT) if side == "ours" else theirs(model, batches))
 
 
 def memory(size: Size | None = None) -> Result:
     """Peak memory of the choice, a fresh process a side."""
     size = size or Size()
-    threads = torch.get_num_threads()
-    chosen, plain = (in_fresh_process(peak_of, side, size, threads) / MEBI for side in ("ours", "reference"))
-    return Figure(
-        name=f"peak memory of choosing, ResNet-{size.depth}, {size.pictures:,} images",
-        ours=chosen,
-        reference=plain,
-        unit="MiB",
+    return peak_figure(
+        f"peak memory of choosing, ResNet-{size.depth}, {size.pictures:,} images",
+        peak_of,
+        size,
         note="resident memory of a fresh process at its peak, less what it had with network and pictures",
     )
 

@@ -20,10 +20,9 @@ from expansionnet.steps import Updates, make_optimizer, scst_step, xe_step
 from expansionnet.words.text import reward_words
 from expansionnet.words.vocabulary import EOS, PAD, SOS, UNK, Vocabulary
 from prunelab.bench import Figure, Result, Row, compare
-from prunelab.bench.memory import in_fresh_process, peak_resident, resident
+from prunelab.bench.memory import peak_above, peak_figure
 from prunelab.bench.reference_caption import document_frequency
 
-MEBI = 2**20
 RATES = ("enc_drop", "dec_drop", "enc_input_drop", "dec_input_drop", "drop_other")
 CLOSE = 2e-3
 """Most difference of a gradient to the reference's, over its norm."""
@@ -300,21 +299,16 @@ def peak_of(side: str, size: Size, threads: int) -> int:
         first, step = plain_xe(plain, small), plain_xe(plain, size)
     for _ in range(3):  # moments after two, and gradients again after the third
         first()
-    before = resident()
-    step()
-    return peak_resident() - before
+    return peak_above(step)
 
 
 def memory(size: Size = XE) -> Figure:
     """Peak memory of a cross-entropy step, a fresh process a side."""
-    threads = torch.get_num_threads()
-    ours, plain = (in_fresh_process(peak_of, side, size, threads) / MEBI for side in ("ours", "reference"))
-    return Figure(
-        name=f"peak memory of a cross-entropy step, batch {size.pictures}, {size.words} words",
-        ours=ours,
-        reference=plain,
-        unit="MiB",
-        at_most=MEMORY_GOAL * plain,
+    return peak_figure(
+        f"peak memory of a cross-entropy step, batch {size.pictures}, {size.words} words",
+        peak_of,
+        size,
+        most=MEMORY_GOAL,
         note=f"{size.describe()}; resident memory of a fresh process at its peak, less what it had with "
         "libraries, weights, gradients and moments",
     )

@@ -13,7 +13,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TypeAlias
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from prunelab.bench import Figure, Result, Row, compare
-from prunelab.bench.memory import in_fresh_process, peak_resident, resident
+from prunelab.bench.memory import peak_above, peak_figure
 from prunelab.bench.reference_caption import bleu, cider_d, document_frequency
 from prunelab.caption.frequency import DocumentFrequency
 from prunelab.decode import Draw, State
@@ -34,7 +34,6 @@ from smp_caption.tokenizer import Tokenizer, train_sentencepiece
 
 SHARE = 0.5
 """Most per cent of a step that rewards may cost."""
-MEBI = 2**20
 REFERENCES = 5
 BLEU = (0.0, 0.0, 0.0, 1.0)
 
@@ -73,16 +72,18 @@ UP_DOWN = ScstSize(model=_network("up_down_lstm"))
 ORT = ScstSize(model=_network("relation_transformer"))
 
 
-@dataclass(frozen=True, kw_only=True)
 class Setting:
-    """A network, a batch, samples of it, and what rewards them."""
+    """A network, a batch, samples of it, and what rewards them.
 
-    size: ScstSize
-    network: Network = field(init=False)
+    Args:
+        size: of all of it.
+        network: one that is there already; None: a new one of random weights.
+    """
 
-    def __post_init__(self) -> None:
+    def __init__(self, size: ScstSize, network: Network | None = None) -> None:
         torch.manual_seed(8888)
-        object.__setattr__(self, "network", build(self.size.model).train())
+        self.size = size
+        self.network = build(size.model).train() if network is None else network
 
     @cached_property
     def words(self) -> list[str]:
@@ -214,7 +215,7 @@ def _alike(ours: Done, plain: Done) -> bool:
 
 def step(size: ScstSize) -> Row:
     """A step without the optimiser, rewards included."""
-    setting = Setting(size=size)
+    setting = Setting(size)
     return compare(
         f"self-critical step, {size.model.caption_model}",
         our_step(setting),
@@ -236,26 +237,19 @@ def peak_of(side: str, size: ScstSize, threads: int) -> int:
         threads: of torch.
     """
     torch.set_num_threads(threads)
-    setting, small = Setting(size=size), Setting(size=replace(size, images=1, samples=2))
-    object.__setattr__(small, "network", setting.network)
+    setting = Setting(size)
     make = our_step if side == "ours" else plain_step
-    make(small)()
-    run = make(setting)
-    before = resident()
-    run()
-    return peak_resident() - before
+    make(Setting(replace(size, images=1, samples=2), setting.network))()  # what libraries set up once
+    return peak_above(make(setting))
 
 
 def memory(size: ScstSize) -> Figure:
     """Peak memory of a step, a fresh process a side."""
-    threads = torch.get_num_threads()
-    ours, plain = (in_fresh_process(peak_of, side, size, threads) / MEBI for side in ("ours", "reference"))
-    return Figure(
-        name=f"peak memory of a self-critical step, {size.model.caption_model}",
-        ours=ours,
-        reference=plain,
-        unit="MiB",
-        at_most=plain,
+    return peak_figure(
+        f"peak memory of a self-critical step, {size.model.caption_model}",
+        peak_of,
+        size,
+        most=1.0,
         note=f"{size.note()}; resident memory of a fresh process at its peak, less what it had with "
         "libraries, weights and gradients",
     )
@@ -269,7 +263,7 @@ def our_rewards(setting: Setting) -> Callable[[], Tensor]:
 
 def rewards(size: ScstSize = UP_DOWN) -> Row:
     """The rewards of a batch alone."""
-    setting = Setting(size=size)
+    setting = Setting(size)
     return compare(
         "rewards of a batch, strings included",
         our_rewards(setting),
@@ -296,7 +290,7 @@ def _seconds(run: Callable[[], object], calls: int) -> float:
 
 def share(size: ScstSize) -> Figure:
     """How much of a step the rewards take, in per cent."""
-    setting = Setting(size=size)
+    setting = Setting(size)
     whole = _seconds(our_step(setting), 3)
     return Figure(
         name=f"rewards in a self-critical step, {size.model.caption_model}",
