@@ -17,6 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from apt_vit.benches.agents import keep_about
 from apt_vit.benches.infer_reference import timm_transformer
 from apt_vit.config import ModelConfig
 from apt_vit.model import Agent, VisionTransformer, build
@@ -95,7 +96,7 @@ def problem(size: Size, pictures: int, *, varied: bool = False, device: str = "c
     images = torch.randn(pictures, 3, *size.model.img_size)
     rule = Rule() if varied else Rule(keep_rate=size.keep_rate)
     if varied:
-        _centre(model, images, size.keep_rate)
+        keep_about(model, images, size.keep_rate)
     layers = list(model.agents)
     with torch.no_grad():
         found = [passes.dropped(model, image, layers, rule) for image in images.split(1)]
@@ -107,24 +108,6 @@ def problem(size: Size, pictures: int, *, varied: bool = False, device: str = "c
         logits=torch.cat([one.logits for one in found]),
         counts=torch.tensor(counts),
     )
-
-
-@torch.no_grad()
-def _centre(model: VisionTransformer, images: Tensor, keep_rate: float) -> None:
-    """Shift the agents' biases so that their threshold keeps this share of the tokens of all pictures."""
-    tokens, rule = lengths_of(model.cfg)[0], Rule(keep_rate=keep_rate)
-    alive = torch.ones(len(images), tokens, dtype=torch.bool)
-    active: list[int] = []
-    for layer, agent in model.agents.items():
-        active.append(layer)
-        said = passes.masked(model, images, active, Rule()).agent_logits[layer]
-        difference = (said[..., 1] - said[..., 0])[:, 1:]
-        values = difference[alive[:, 1:]].sort().values
-        tokens = rule.count(tokens)
-        cut = len(images) * (tokens - 1)  # the classification tokens stay anyway
-        middle = (values[cut - 1] + values[cut]) / 2
-        agent.fc.bias[1] -= middle
-        alive[:, 1:] &= difference <= middle
 
 
 def near(found: Tensor, expected: Tensor, close: float = CLOSE) -> bool:

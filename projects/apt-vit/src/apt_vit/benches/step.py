@@ -15,14 +15,14 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from apt_vit.benches.agents import keep_about
 from apt_vit.benches.step_reference import plain_step
 from apt_vit.config import Config, DataConfig, ModelConfig, OptimConfig, PruneConfig, QuirkConfig
 from apt_vit.learning.actions import Draws, choose
 from apt_vit.learning.products import Faster
 from apt_vit.learning.shared import by_sharing
-from apt_vit.model import VisionTransformer, build
+from apt_vit.model import build
 from apt_vit.steps import Logs, losses, train_step
-from apt_vit.tokens import passes
 from apt_vit.tokens.rules import Rule
 from prunelab.bench import Result, Row, compare
 
@@ -93,7 +93,7 @@ class Sides:
         size: of the network and the micro-batch.
         prune: what is pruned, and how rewards are made.
         preset: whose quirks hold.
-        share: share of its tokens that each stage keeps by its threshold; None: agents are as they begin.
+        share: share of the tokens that each stage keeps by its threshold; None: agents are as they begin.
     """
 
     def __init__(self, size: Size, prune: PruneConfig, preset: str, share: float | None = None) -> None:
@@ -111,7 +111,7 @@ class Sides:
         self.x = torch.randn(size.pictures, 3, *size.model.img_size)
         self.y = torch.randint(size.model.num_classes, (size.pictures,))
         if share is not None:
-            prune_about(self.model, self.x, 1 - share)
+            keep_about(self.model, self.x, share)
 
     def ours(self) -> Done:
         """As training makes it."""
@@ -151,18 +151,6 @@ class Sides:
 
     def _gradients(self) -> list[Tensor | None]:
         return [param.grad for param in self.model.parameters()]
-
-
-@torch.no_grad()
-def prune_about(model: VisionTransformer, x: Tensor, share: float) -> None:
-    """Set the agents' last biases so that each stage prunes about a share of its tokens, not equally many."""
-    for layer, agent in model.agents.items():
-        many = passes.masked(model, x, model.agents, Rule())
-        earlier = [other for other in many.masks if other < layer]
-        alive = many.masks[earlier[-1]] == 0 if earlier else torch.ones_like(many.masks[layer]).bool()
-        alive[:, 0] = False
-        said = many.agent_logits[layer][alive]
-        agent.fc.bias[1] -= (said[:, 1] - said[:, 0]).quantile(1 - share, interpolation="midpoint")
 
 
 def same(found: Done, expected: Done) -> bool:
