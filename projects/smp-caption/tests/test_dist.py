@@ -62,7 +62,7 @@ def test_a_run_of_two_ranks_that_was_stopped_goes_on_with_the_same_bits(
         assert torch.equal(found[f"{kind}/twice"], found[f"{kind}/history"])
 
 
-@pytest.mark.parametrize("kind", ["dense", "pruned", "rewards"])
+@pytest.mark.parametrize("kind", ["dense", "pruned", "snip", "gradual", "rewards"])
 def test_two_processes_make_the_steps_of_one_with_the_whole_batch(
     kind: str, ranks: tuple[list[dict[str, Tensor]], Path], tmp_path: Path
 ) -> None:

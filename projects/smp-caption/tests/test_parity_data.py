@@ -55,6 +55,7 @@ def test_splits_hold_the_recorded_pictures_in_order(folder: Folder) -> None:
         assert [record.image_id for record in records] == [entry["img_id"] for entry in entries]
         assert [list(record.references) for record in records] == [entry["all_gts"] for entry in entries]
         assert [list(record.references) for record in records] == [e["all_captions"] for e in entries]
+        assert [record.references[-1] for record in records] == [entry["caption"] for entry in entries]
 
 
 @pytest.mark.parity

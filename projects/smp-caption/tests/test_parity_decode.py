@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -13,7 +14,8 @@ from smp_caption.config import RELATION_TRANSFORMERS, TRANSFORMERS
 from smp_caption.model import Network, TransformerNetwork
 from smp_caption.model.decoding import options_of
 from smp_caption.model.reference_transformer import begin_plain, step_plain
-from testing.parity import Folder, of_kind
+from smp_caption.tokenizer import RadixTokenizer, Tokenizer
+from testing.parity import Folder, all_folders, of_kind
 
 from .parity_models import (
     assert_within,
@@ -56,6 +58,46 @@ def assert_recorded(folder: Folder, model: Network, entries: list[dict[str, Any]
 def test_captions_of_every_option_are_the_recorded_ones(folder: Folder) -> None:
     entries = folder.json("decode.json")
     assert_recorded(folder, recorded_model(folder), entries, original=True)
+
+
+@pytest.mark.parity
+@of_kind("dense", "pruned")
+def test_caches_are_mixed_or_missing_where_those_of_the_recorded_network_are(folder: Folder) -> None:
+    model = decoding_as(model_of(folder), original=True)
+    mixed = folder.facts.get("decode_with_mixed_caches", False)
+    missing = folder.facts.get("decode_without_caches", False)
+    assert getattr(model, "caching", "exact") == ("mixed" if mixed else "none" if missing else "exact")
+
+
+def tokenizer_of(folder: Folder) -> Tokenizer:
+    """The recorded tokenizer of the folder's configuration; the test is skipped where there is none."""
+    wanted = folder.json("config.json")
+    for home in all_folders(folder.path.parent):
+        for entry in home.facts["types"] if home.kind == "tokenizers" else []:
+            if entry["tokenizer"] != wanted["tokenizer"] or not entry["model_file"]:
+                continue
+            if entry["tokenizer"] != "radix":
+                return Tokenizer(home.file(entry["model_file"]), kind=entry["tokenizer"])
+            if entry["radix_base"] == wanted["radix_base"]:
+                return RadixTokenizer(home.file(entry["model_file"]), base=entry["radix_base"])
+    pytest.skip(f"{folder.path.parent} records no tokenizer of kind {wanted['tokenizer']}")
+
+
+BEST_WORDS = re.compile(r"(?:greedy|beam(?P<beams>\d+)_best)_decoded")
+"""Names of what the best captions of a search are in words."""
+
+
+@pytest.mark.parity
+@of_kind("dense", "pruned")
+def test_the_best_captions_of_a_search_are_the_recorded_words(folder: Folder) -> None:
+    expected = folder.json("expected.json")
+    searches = {key: found for key in expected if (found := BEST_WORDS.fullmatch(key))}
+    if not searches:
+        pytest.skip(f"{folder.path} records no words")
+    tokenizer, model = tokenizer_of(folder), recorded_model(folder)
+    for key, name in searches.items():
+        found = decoded(folder, model, {"beam_size": int(name["beams"] or 1)}, original=True)
+        assert [tokenizer.decode(image[0]) for image in found.tokens.tolist()] == expected[key], key
 
 
 @pytest.mark.parity

@@ -192,6 +192,8 @@ def optimiser_of(folder: Folder, model: Network) -> tuple[torch.optim.Optimizer,
     if folder.kind == "pruned":
         prune = PruneConfig(prune_type="supermask", prune_supermask_lr=folder.facts["mask_lr"])
     optimiser = make_optimizer(model, optim, prune)
+    for key, field in (("mask_lr", "lr"), ("mask_eps", "eps"), ("mask_weight_decay", "weight_decay")):
+        assert optimiser.param_groups[-1][field] == folder.facts.get(key, optimiser.param_groups[-1][field])
     cfg = Config(model=model_cfg, optim=optim, prune=prune)
     return optimiser, make_schedule(optimiser, cfg, plain["max_train_step"])
 
@@ -280,6 +282,12 @@ def test_exports_equal_the_recorded_files(folder: Folder) -> None:
                 assert own[name]._nnz() == value._nnz(), (pattern, name)
         compared += 1
     assert compared
+    expected, (weights, *_) = folder.json("expected.json"), exports.values()
+    if "all_weight_sparsity_after_prune" in expected:
+        masked = [weights[name.removesuffix(MASK_SUFFIX)] for name in masks(model)]
+        kept = sum(int(weight.count_nonzero()) for weight in masked)
+        found = 1 - kept / sum(weight.numel() for weight in masked)
+        assert abs(found - expected["all_weight_sparsity_after_prune"]) <= folder.tolerance["loss"]
 
 
 @pytest.mark.parity

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -13,13 +13,13 @@ from torch import Tensor
 from prunelab.caption.frequency import DocumentFrequency
 from prunelab.caption.reward import CaptionReward, average_baseline
 from prunelab.decode import Draw
-from smp_caption.config import Config, ModelConfig, QuirksConfig, ScstConfig
+from smp_caption.config import Config, QuirksConfig, ScstConfig
 from smp_caption.learning.scst import SelfCritical, scst_loss
 from smp_caption.model import Inputs, Network, build, choose_caching
 from smp_caption.tokenizer import Tokenizer
 from testing.parity import Folder, of_kind
 
-from .parity_models import assert_gradients, assert_within
+from .parity_models import assert_gradients, assert_within, model_config
 
 DROPOUTS = ("drop_prob_lm", "drop_prob_src", "drop_prob_layer")
 
@@ -96,11 +96,9 @@ class Variant:
 
 def network_of(folder: Folder, case: dict[str, Any]) -> Network:
     """The network of a case with its weights, in training mode and with the recorded dropout."""
-    home = folder.path.parent / case["model_dir"]
-    model = Folder(path=home, kind="dense", facts={}, about={})
-    plain = model.json("config.json") | dict.fromkeys(DROPOUTS, folder.facts["dropout"])
-    known = {field.name for field in fields(ModelConfig)}
-    network = build(ModelConfig(**{name: value for name, value in plain.items() if name in known}))
+    home, dropout = folder.path.parent / case["model_dir"], folder.facts["dropout"]
+    model = Folder(path=home, kind="dense", facts={"dropout": dropout}, about={})
+    network = build(replace(model_config(model)[0], **dict.fromkeys(DROPOUTS, dropout)))
     network.load_original(model.weights(case["checkpoint"]))
     choose_caching(network, QuirksConfig.of("faithful"))
     return network.train()

@@ -24,7 +24,7 @@ from smp_caption.evaluate import decode_options, make_evaluator
 from smp_caption.files.original import run_config
 from smp_caption.learning.scst import SelfCritical
 from smp_caption.model import build
-from smp_caption.pruner import Pruner, mask_spec
+from smp_caption.pruner import Pruner, make_pruner, mask_spec
 from smp_caption.tokenizer import Tokenizer, train_sentencepiece
 
 PICTURES, CAPTIONS, TOKENS, REGIONS, STEPS = 4, 2, 6, 5, 4
@@ -33,7 +33,14 @@ SIZES = {
     **{"d_model": 8, "dim_feedforward": 10, "num_layers": 2, "num_heads": 2, "max_seq_length": TOKENS},
     **{"drop_prob_lm": 0.0, "drop_prob_src": 0.0, "drop_prob_layer": 0.0},
 }
-NAMES = {"dense": "up_down_lstm", "pruned": "relation_transformer_prune", "rewards": "relation_transformer"}
+NAMES = {
+    "dense": "up_down_lstm",
+    "pruned": "relation_transformer_prune",
+    "snip": "relation_transformer_prune",
+    "gradual": "up_down_lstm_prune",
+    "rewards": "relation_transformer",
+}
+METHODS = {"pruned": "supermask", "snip": "snip", "gradual": "mag_grad_blind"}
 TWICE = ("pruned", "rewards")
 """Kinds of runs that are stopped and go on."""
 WORDS = ("a", "red", "cat", "dog", "sits", "runs", "here", "away")
@@ -103,22 +110,30 @@ def histories(kind: str, folder: Path, rank: int = 0, world: int = 1) -> Tensor:
 
     Samples of rewards are those of beam search, for which no random number is drawn.
     """
-    pruned = kind == "pruned"
     cfg = Config(
         model=ModelConfig(caption_model=NAMES[kind], vocab_size=12, **SIZES),
-        optim=OptimConfig(lr_scheduler="cosine", learning_rate=0.01, optim_epsilon=1e-3, grad_clip=0.05),
-        prune=PruneConfig(prune_type="supermask" if pruned else None, prune_sparsity_target=0.5),
+        optim=OptimConfig(
+            lr_scheduler="cosine", learning_rate=0.01, optim_epsilon=1e-3, grad_clip=0.05, max_epochs=STEPS
+        ),
+        prune=PruneConfig(
+            prune_type=METHODS.get(kind),
+            prune_sparsity_target=0.5,
+            prune_snip_grad_accum=2,
+            prune_gradual_frequency=1,
+        ),
         scst=ScstConfig(scst_sample="beam_search", scst_num_samples=3),
     )
     torch.manual_seed(0)
     model = build(cfg.model, mask_spec(cfg.model, cfg.prune)).double().train()
-    pruner = FixedSamples(model, cfg, STEPS) if pruned else None
+    batches = [share(batch, rank, world) for batch in global_batches()]
+    pruner = FixedSamples(model, cfg, STEPS) if kind == "pruned" else make_pruner(model, cfg, STEPS)
+    if pruner is not None:
+        pruner.prepare(batches, lambda batch: steps.cross_entropy(model, batch, cfg))
     rewards = rewards_of(cfg, folder) if kind == "rewards" else None
     optimizer = steps.make_optimizer(model, cfg.optim, cfg.prune)
     schedule = steps.make_schedule(optimizer, cfg, STEPS)
     history = []
-    for update, batch in enumerate(global_batches()):
-        mine = share(batch, rank, world)
+    for update, mine in enumerate(batches):
         step = {"epoch": 0, "update": update, "pruner": pruner, "rewards": rewards}
         steps.train_step(model, optimizer, schedule, mine, cfg, **step)
         history.append(flat(model))
