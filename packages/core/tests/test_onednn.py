@@ -61,3 +61,12 @@ def test_packed_weights_give_the_same_for_any_number_of_rows() -> None:
             torch.testing.assert_close(onednn.mapped(x, packed, bias), expected, atol=1e-5, rtol=1e-5)
             positive = onednn.mapped(x, packed, bias, relu=True)
         torch.testing.assert_close(positive, expected.relu(), atol=1e-5, rtol=1e-5)
+
+
+def test_products_whose_arguments_have_names_are_torchs() -> None:
+    a, b = torch.randn(2, 3, 4), torch.randn(4, 5)
+    expected, given = a @ b, torch.empty(2, 3, 5)
+    with torch.no_grad(), onednn.OneDNN():
+        assert torch.equal(torch.matmul(a, other=b), expected)
+        assert torch.matmul(a, b, out=given) is given
+    assert torch.equal(given, expected)

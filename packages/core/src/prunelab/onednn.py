@@ -29,19 +29,23 @@ def available() -> bool:
     return torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
-def usable(x: Tensor) -> bool:
-    """Whether products with this tensor may go to oneDNN: single precision, no gradients, no export."""
+def suits(x: Tensor) -> bool:
+    """Whether oneDNN can multiply this tensor: single precision on a processor that it suits, no export."""
     return (
         not torch.compiler.is_compiling()
         and x.dtype == torch.float32
         and x.device.type == "cpu"
         and x.layout == torch.strided
-        and not torch.is_grad_enabled()
         and x.numel() > 0
         and available()
         and not torch.is_autocast_enabled("cpu")
         and not torch.onnx.is_in_onnx_export()
     )
+
+
+def usable(x: Tensor) -> bool:
+    """Whether products with this tensor may go to oneDNN: it `suits`, and nobody wants gradients."""
+    return not torch.is_grad_enabled() and suits(x)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -78,8 +82,16 @@ def packed(weight: Tensor, rows: int) -> Tensor:
     return torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), rows)
 
 
-class OneDNN(TorchFunctionMode):
-    """Within ``with OneDNN():`` linear maps and products by one large matrix go to oneDNN, in any module."""
+class Replacing(TorchFunctionMode):
+    """Within ``with Replacing(...):`` functions of torch are others, in any module.
+
+    Args:
+        others: what is called in place of a function, with its arguments.
+    """
+
+    def __init__(self, others: Mapping[Callable[..., Any], Callable[..., Any]]) -> None:
+        super().__init__()
+        self.others = dict(others)
 
     def __torch_function__(
         self,
@@ -88,16 +100,23 @@ class OneDNN(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Take linear maps and products; hand all else on."""
-        if func is F.linear:
-            return linear(*args, **(kwargs or {}))
-        if func in (torch.matmul, Tensor.matmul, Tensor.__matmul__) and not kwargs:
-            return _product(*args)
-        return func(*args, **(kwargs or {}))
+        """Call the function, or the one in its place."""
+        return self.others.get(func, func)(*args, **(kwargs or {}))
 
 
-def _product(a: Tensor, b: Tensor) -> Tensor:
+class OneDNN(Replacing):
+    """Within ``with OneDNN():`` linear maps and products by one large matrix go to oneDNN, in any module."""
+
+    def __init__(self) -> None:
+        products = (torch.matmul, Tensor.matmul, Tensor.__matmul__)
+        super().__init__({F.linear: linear, **dict.fromkeys(products, _product)})
+
+
+def _product(*args: Tensor, **named: Any) -> Tensor:
     """``a @ b``; a linear map where one of them is a large matrix and the other a batch of matrices."""
+    if named:
+        return torch.matmul(*args, **named)
+    a, b = args
     if b.dim() == 2 < a.dim() and b.numel() >= LEAST and usable(a):
         return linear(a, b.t().contiguous())
     if a.dim() == 2 < b.dim() and a.numel() >= LEAST and usable(b):

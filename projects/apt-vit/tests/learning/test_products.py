@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from apt_vit.learning import products
-from apt_vit.learning.products import Faster, dropout, linear
+from apt_vit.learning.products import Faster, drop, linear
 from prunelab import onednn
 
 needs_onednn = pytest.mark.skipif(not onednn.available(), reason="oneDNN is not faster on this processor")
@@ -77,7 +77,7 @@ def test_dropout_drops_its_share_and_keeps_the_mean() -> None:
 
 def test_neighbours_are_dropped_independently() -> None:
     torch.manual_seed(0)
-    kept = dropout(torch.ones(200_000, 8), 0.5) > 0
+    kept = drop(torch.ones(200_000, 8), 0.5) > 0
     together = (kept.double().t() @ kept.double()) / len(kept)
     expected = torch.full((8, 8), 0.25, dtype=torch.float64).fill_diagonal_(0.5)
     torch.testing.assert_close(together, expected, atol=0.006, rtol=0)
@@ -85,9 +85,9 @@ def test_neighbours_are_dropped_independently() -> None:
 
 def test_dropout_of_nothing_and_of_all_is_torch_s() -> None:
     x = torch.randn(4, 5)
-    assert dropout(x, 0.0) is x or torch.equal(dropout(x, 0.0), x)
-    assert torch.equal(dropout(x, 0.3, False), x)
-    assert torch.equal(dropout(x, 1.0), torch.zeros(4, 5))
+    assert drop(x, 0.0) is x or torch.equal(drop(x, 0.0), x)
+    assert torch.equal(drop(x, 0.3, False), x)
+    assert torch.equal(drop(x, 1.0), torch.zeros(4, 5))
 
 
 def test_draws_are_torch_s_own_where_they_are_to_be() -> None:

@@ -9,13 +9,12 @@ longer than the products around it. `Faster` replaces both in any module, gradie
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
 from prunelab import onednn
 
@@ -25,50 +24,23 @@ BITS = 16
 """Random bits of an element's dropout; rates are rounded to a multiple of 2**-16."""
 
 
-class Faster(TorchFunctionMode):
+class Faster(onednn.Replacing):
     """Within ``with Faster(...):`` linear maps go to oneDNN where that is faster.
 
     Args:
-        dropout: whether dropout, too, may be drawn otherwise than torch draws it.
+        dropout: whether dropout, too, may be drop otherwise than torch draws it.
     """
 
     def __init__(self, *, dropout: bool) -> None:
-        super().__init__()
-        self.dropout = dropout
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        """Take linear maps and dropout; hand all else on."""
-        if func is F.linear:
-            return linear(*args, **(kwargs or {}))
-        if func is F.dropout and self.dropout:
-            return dropout(*args, **(kwargs or {}))
-        return func(*args, **(kwargs or {}))
-
-
-def usable(x: Tensor) -> bool:
-    """Whether this tensor's products may go to oneDNN: single precision on a processor that it suits."""
-    return (
-        x.dtype == torch.float32
-        and x.device.type == "cpu"
-        and x.numel() > 0
-        and not torch.compiler.is_compiling()
-        and not torch.is_autocast_enabled("cpu")
-        and onednn.available()
-    )
+        super().__init__({F.linear: linear} | ({F.dropout: drop} if dropout else {}))
 
 
 # --- linear maps ---
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`torch.nn.functional.linear` of x (..., I), by oneDNN where it is `usable`."""
-    if weight.numel() < LEAST or not usable(x):
+    """`torch.nn.functional.linear` of x (..., I), by oneDNN where that `prunelab.onednn.suits`."""
+    if weight.numel() < LEAST or not onednn.suits(x):
         return F.linear(x, weight, bias)
     rows = x.reshape(-1, x.shape[-1])  # (M, I)
     found: Any = (
@@ -100,7 +72,7 @@ class _Linear(torch.autograd.Function):
 # --- dropout ---
 
 
-def dropout(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+def drop(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
     """`torch.nn.functional.dropout`; on a processor four elements share one random number of 64 bits."""
     limit = round(p * 2**BITS)
     if not training or limit == 0 or inplace or x.device.type != "cpu" or limit == 2**BITS:
