@@ -24,6 +24,7 @@ from prunelab.util import (
     atomic_write,
     human_bytes,
     human_count,
+    human_names,
     human_seconds,
     in_parts,
     read_json,
@@ -334,3 +335,10 @@ def test_work_in_parts_that_fails_is_an_error_after_all_parts_have_ended() -> No
     with pytest.raises(ValueError, match="the last share"):
         in_parts(work, 30, 3, least=1)
     assert sorted(done) == [0, 10]
+
+
+def test_a_line_of_names_has_an_end() -> None:
+    assert human_names([]) == "none"
+    assert human_names(["a", "b"]) == "a, b"
+    assert human_names(list("abcdefghi")) == "a, b, c, d, e, f, g, h, ... (9 in all)"
+    assert human_names(["a", "b"], 1) == "a, ... (2 in all)"

@@ -1,4 +1,4 @@
-"""Small helpers for every other module: safe writing, plain reading, foreign pickles, sizes for people."""
+"""Small helpers for every other module: safe writing, plain reading, foreign pickles, words for people."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pickle
 import re
 import shutil
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import IO, Any, TypeAlias
@@ -258,6 +258,12 @@ def sha256_file(path: StrPath) -> str:
     """The SHA-256 of a file's bytes, as 64 hexadecimal digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def human_names(names: Sequence[str], most: int = 8) -> str:
+    """Names in a line: ``a, b``; ``a, b, ... (9 in all)`` where there are more than `most`; or ``none``."""
+    more = f", ... ({len(names)} in all)" if len(names) > most else ""
+    return ", ".join(names[:most]) + more or "none"
 
 
 def human_bytes(count: float) -> str:

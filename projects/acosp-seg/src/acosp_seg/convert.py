@@ -15,6 +15,7 @@ from acosp_seg.recognise import config_of, recognise
 from acosp_seg.segmenter import Segmenter
 from prunelab.errors import entry
 from prunelab.hub import is_model_folder
+from prunelab.util import human_names
 
 NEW_NETWORK = {
     "trunk": ModelConfig(arch="psp", classes=150),
@@ -62,8 +63,7 @@ def summary(segmenter: Segmenter, report: LoadReport) -> str:
         f"{parameters:,} parameters"
     ]
     for what, names in (("missing keys, left as they were", report.missing), ("unused keys", report.unused)):
-        shown = ", ".join(names[:8]) + (f", ... ({len(names)} in all)" if len(names) > 8 else "")
-        lines.append(f"{what}: {shown or 'none'}")
+        lines.append(f"{what}: {human_names(names)}")
     return "\n".join(lines)
 
 

@@ -10,9 +10,7 @@ from apt_vit.cli import parse_convert
 from apt_vit.files.loading import find_model, open_weights
 from apt_vit.options import ConvertOptions
 from prunelab.errors import UserError, entry
-
-SHOWN = 8
-"""Names that a line lists at most."""
+from prunelab.util import human_names
 
 
 def convert(options: ConvertOptions) -> Path:
@@ -30,8 +28,8 @@ def convert(options: ConvertOptions) -> Path:
     print(f"recognised: {told(classifier)}")
     for line in (*loaded.printed, *loaded.notes):
         print(line)
-    print(f"missing keys, left as they were: {_listed(loaded.missing)}")
-    print(f"unused keys: {_listed(loaded.unused)}")
+    print(f"missing keys, left as they were: {human_names(loaded.missing)}")
+    print(f"unused keys: {human_names(loaded.unused)}")
     if not options.dry_run:
         classifier.save_pretrained(target)
         print(f"written: {target}")
@@ -47,11 +45,6 @@ def told(classifier: Classifier) -> str:
         f"agents behind blocks {', '.join(map(str, cfg.clip_layers)) or 'none'}, {cfg.num_classes} classes, "
         f"pictures of {cfg.img_size[0]} x {cfg.img_size[1]} pixels, {count:,} parameters"
     )
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f", ... ({len(names)} in all)" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more or "none"
 
 
 @entry

@@ -13,9 +13,7 @@ from channel_prune.files.saved import Saved
 from channel_prune.files.weights import Weights, read_weights
 from channel_prune.options import ConvertOptions
 from prunelab.errors import entry
-
-SHOWN = 8
-"""Names that a line lists at most."""
+from prunelab.util import human_names
 
 
 def convert(options: ConvertOptions) -> Path:
@@ -38,7 +36,7 @@ def convert(options: ConvertOptions) -> Path:
             ("missing keys, left as they were", loaded.missing),
             ("unused keys", loaded.unused),
         ):
-            print(f"{what}: {_listed(names)}")
+            print(f"{what}: {human_names(names)}")
     if not options.dry_run:
         saved.save(target)
         print(f"written: {target}")
@@ -59,11 +57,6 @@ def told(saved: Saved) -> str:
 
 def _notes(weights: Weights) -> str:
     return "".join(f", {name} {value}" for name, value in weights.notes.items())
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f", ... ({len(names)} in all)" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more or "none"
 
 
 @entry

@@ -31,7 +31,7 @@ from expansionnet.words.vocabulary import Vocabulary
 from prunelab.config import to_plain
 from prunelab.data.captions import Reading, open_captions
 from prunelab.errors import UserError, entry
-from prunelab.util import atomic_write, read_json
+from prunelab.util import atomic_write, human_names, read_json
 
 # V words
 
@@ -170,8 +170,7 @@ def told(cfg: ModelConfig) -> str:
 
 def _tell(unused: Sequence[str], missing: Sequence[str]) -> None:
     for what, names in (("unused", unused), ("missing", missing)):
-        more = f", ... ({len(names)} in all)" if len(names) > SHOWN else ""
-        print(f"{what} keys: {', '.join(names[:SHOWN]) or 'none'}{more}")
+        print(f"{what} keys: {human_names(names, SHOWN)}")
 
 
 @entry
