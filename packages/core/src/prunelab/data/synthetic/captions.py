@@ -20,9 +20,9 @@ from PIL import Image
 
 from prunelab.data.pictures import read_picture
 from prunelab.data.synthetic.phrases import describe
+from prunelab.data.synthetic.places import empty_folder
 from prunelab.data.synthetic.regions import find_regions
 from prunelab.data.synthetic.scenes import Scene, make_scene
-from prunelab.errors import UserError
 from prunelab.util import StrPath, write_json
 
 VERSION = 1
@@ -100,9 +100,7 @@ def write(
     Raises:
         UserError: the folder holds something already.
     """
-    root = Path(folder)
-    if root.exists() and any(root.iterdir()):
-        raise UserError(f"{root}: is not empty; expected a new folder for the embedded data set")
+    root = empty_folder(folder)
     for name in ("train2014", "val2014", *(f"bu/cocobu_{k}" for k in ("att", "fc", "box", "box_relative"))):
         (root / name).mkdir(parents=True, exist_ok=True)
     entries: list[dict[str, Any]] = []

@@ -21,6 +21,7 @@ import numpy as np
 from PIL import Image
 
 from prunelab.data.cifar import SIDE, CifarSplit, write_binary
+from prunelab.data.synthetic.places import empty_folder
 from prunelab.data.synthetic.shape_drawing import COLOURS, GROUNDS, MORE_SHAPES, SHAPES, Draws, Thing, draw
 from prunelab.errors import UserError
 from prunelab.seed import derive
@@ -94,9 +95,7 @@ def write_classes(
     Raises:
         UserError: the folder holds something already, or the side does not fit the layout.
     """
-    root = Path(folder)
-    if root.exists() and any(root.iterdir()):
-        raise UserError(f"{root}: is not empty; expected a new folder for the embedded data set")
+    root = empty_folder(folder)
     if folders:
         for split, count in (("train", train), ("val", test)):
             _write_folders(root / split, seed, _FIRST[split], count, side)

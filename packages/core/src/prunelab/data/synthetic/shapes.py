@@ -18,9 +18,9 @@ from xml.sax.saxutils import escape
 import numpy as np
 from PIL import Image
 
+from prunelab.data.synthetic.places import empty_folder
 from prunelab.data.synthetic.shape_drawing import GROUNDS, Draws, Thing, boxes_of, cover, draw, random_thing
 from prunelab.data.voc import VocObjects
-from prunelab.errors import UserError
 from prunelab.seed import derive
 from prunelab.util import StrPath
 
@@ -121,9 +121,7 @@ def write_voc(
     Raises:
         UserError: the folder holds something already.
     """
-    root = Path(folder)
-    if root.exists() and any(root.iterdir()):
-        raise UserError(f"{root}: is not empty; expected a new folder for the embedded data set")
+    root = empty_folder(folder)
     voc = root / "VOC2007"
     images, annotations, lists = voc / "JPEGImages", voc / "Annotations", voc / "ImageSets" / "Main"
     for place in (images, annotations, lists):

@@ -21,9 +21,9 @@ import numpy as np
 from PIL import Image
 
 from prunelab.data.segmentation import Sample, write_list
+from prunelab.data.synthetic.places import empty_folder
 from prunelab.data.synthetic.scenes import VOID
 from prunelab.data.synthetic.shape_drawing import Draws
-from prunelab.errors import UserError
 from prunelab.seed import derive
 from prunelab.util import StrPath
 
@@ -145,9 +145,7 @@ def write(
     Raises:
         UserError: the folder holds something already.
     """
-    root = Path(folder)
-    if root.exists() and any(root.iterdir()):
-        raise UserError(f"{root}: is not empty; expected a new folder for the embedded data set")
+    root = empty_folder(folder)
     for split, count in (("train", train), ("val", val), ("test", test)):
         samples = []
         for kind in (split, f"{split}annot"):
