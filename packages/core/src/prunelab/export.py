@@ -25,6 +25,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 from prunelab.config import from_plain
 from prunelab.decode import State
 from prunelab.errors import UserError
+from prunelab.modes import evaluating
 from prunelab.util import StrPath, atomic_write, human_bytes
 
 LARGEST_FILE = 2**31 - 1
@@ -114,7 +115,7 @@ def to_onnx(
     for package in ("onnx", "onnxscript", "onnxruntime"):
         _need(package)
     flat = _Flat(module, args, kwargs or {}, dict(dynamic or {}), list(input_names))
-    with _evaluating(module):
+    with evaluating(module):
         with torch.no_grad():
             outputs = flat(*flat.example)
         if len(outputs) != len(output_names):
@@ -304,17 +305,6 @@ class _Flat(nn.Module):
             leaves[place] = tensor
         args, kwargs = tree_unflatten(leaves, self._spec)
         return tuple(leaf for leaf in tree_leaves(self.module(*args, **kwargs)) if isinstance(leaf, Tensor))
-
-
-@contextlib.contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    modes = {part: part.training for part in module.modules()}
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, mode in modes.items():
-            part.training = mode
 
 
 @contextlib.contextmanager

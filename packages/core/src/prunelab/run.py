@@ -37,11 +37,12 @@ from prunelab.checkpoint import Checkpoint, reached
 from prunelab.clock import Border, Clock, Counter, Every
 from prunelab.errors import UserError
 from prunelab.log import Figures, RunLog, read
+from prunelab.modes import evaluating
 from prunelab.optim import NonFiniteError
 from prunelab.progress import Progress, duration, number
 from prunelab.runfolder import CHECKPOINTS, FINISHED, ONCE, RunConfig, claim, write_model_folders
 from prunelab.seed import preserved, seed_all
-from prunelab.tracked import Replay, Tracked, evaluating
+from prunelab.tracked import Replay, Tracked
 from prunelab.util import write_json
 
 __all__ = ["Run", "RunConfig", "evaluating"]

@@ -1,10 +1,9 @@
-"""The state of what a run tracks: taken for a checkpoint and given back strictly; modes; iterators."""
+"""The state of what a run tracks: taken for a checkpoint and given back strictly; iterators."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import numpy as np
@@ -296,19 +295,3 @@ class Replay:
     def load(self, ranks: Sequence[Mapping[str, Any]]) -> None:
         """Take over this rank's state, where there is one."""
         self._begun = RngState.from_state_dict(ranks[dist.rank() % len(ranks)]) if ranks else None
-
-
-@contextmanager
-def evaluating(*modules: nn.Module) -> Iterator[None]:
-    """Put modules into evaluation mode for a while, then give every submodule back the mode it had.
-
-    For decoding inside a training step; `prunelab.run.Run.evaluating` is for evaluation proper.
-    """
-    modes = [(part, part.training) for module in modules for part in module.modules()]
-    for module in modules:
-        module.eval()
-    try:
-        yield
-    finally:
-        for part, training in modes:
-            part.training = training

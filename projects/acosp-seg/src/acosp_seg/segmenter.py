@@ -39,8 +39,8 @@ from prunelab.data import cifar
 from prunelab.data.segmentation import read_image
 from prunelab.errors import UserError
 from prunelab.hub import load_model_folder, load_state, model_card, note_facts, save_model_folder
+from prunelab.modes import evaluating
 from prunelab.surgery import Program, compact
-from prunelab.tracked import evaluating
 
 KIND = "acosp-seg"
 CIFAR_MEAN, CIFAR_STD = (tuple(255 * share for share in shares) for shares in (cifar.MEAN, cifar.STD))

@@ -34,7 +34,7 @@ from prunelab.config import from_plain, to_plain
 from prunelab.data.pictures import Picture, pixels
 from prunelab.errors import UserError
 from prunelab.hub import load_model_folder, load_state, model_card, note_facts, save_model_folder
-from prunelab.tracked import evaluating
+from prunelab.modes import evaluating
 from prunelab.util import StrPath
 
 if TYPE_CHECKING:

@@ -34,9 +34,9 @@ from prunelab import dist
 from prunelab.config import to_plain, yaml_text
 from prunelab.errors import UserError, entry
 from prunelab.jobs import results
+from prunelab.modes import evaluating
 from prunelab.report import Table, latency, result_table
 from prunelab.runfolder import check_free
-from prunelab.tracked import evaluating
 from prunelab.util import human_count, read_json, write_json
 
 KEEP_RATE = 0.7

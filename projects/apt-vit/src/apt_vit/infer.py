@@ -22,7 +22,7 @@ from apt_vit.test import adjusted
 from prunelab import dist
 from prunelab.config import to_plain, yaml_text
 from prunelab.errors import UserError, entry
-from prunelab.tracked import evaluating
+from prunelab.modes import evaluating
 from prunelab.util import human_count
 
 FIRST = "初始输入形状::: "

@@ -17,8 +17,8 @@ from prunelab import dist
 from prunelab.data.loader import Loader
 from prunelab.data.sampling import EpochSampler
 from prunelab.hub import WEIGHTS_FILE
+from prunelab.modes import evaluating
 from prunelab.report import Cell, Format, Table, latency, result_table
-from prunelab.tracked import evaluating
 from prunelab.util import human_bytes, human_count, write_json
 
 SUMMARY = "summary.json"

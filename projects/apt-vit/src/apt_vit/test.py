@@ -21,8 +21,8 @@ from apt_vit.summary import DROPPED, PLAIN
 from prunelab import dist
 from prunelab.config import to_plain, yaml_text
 from prunelab.errors import entry
+from prunelab.modes import evaluating
 from prunelab.report import Format, result_table
-from prunelab.tracked import evaluating
 from prunelab.util import human_count, write_json
 
 MODES = {PLAIN: "plain", DROPPED: "dropped"}

@@ -25,7 +25,7 @@ from channel_prune.files.saved import Saved
 from channel_prune.slim import slim
 from prunelab.data.pictures import Picture, pixels
 from prunelab.errors import UserError
-from prunelab.tracked import evaluating
+from prunelab.modes import evaluating
 
 BATCH = 64
 """Pictures that go through the network at a time."""

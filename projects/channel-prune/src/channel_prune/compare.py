@@ -36,9 +36,9 @@ from prunelab.data.endless import Endless
 from prunelab.errors import UserError, entry
 from prunelab.flops import count
 from prunelab.jobs import results
+from prunelab.modes import evaluating
 from prunelab.report import Table, result_table
 from prunelab.seed import seed_all
-from prunelab.tracked import evaluating
 from prunelab.util import write_json
 
 FAITHFUL = {

@@ -21,7 +21,7 @@ from channel_prune.draw import draw_detections
 from channel_prune.files.saved import Saved
 from prunelab.data.pictures import Picture, pixels
 from prunelab.errors import UserError
-from prunelab.tracked import evaluating
+from prunelab.modes import evaluating
 
 SURE = 0.4
 """Score from which a detection is told unless asked otherwise."""

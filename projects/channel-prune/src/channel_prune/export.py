@@ -33,9 +33,9 @@ from prunelab.config import to_plain
 from prunelab.errors import UserError, entry
 from prunelab.export import ExportReport, to_onnx
 from prunelab.flops import count
+from prunelab.modes import evaluating
 from prunelab.report import Table, latency, result_table
 from prunelab.surgery import compact, resize
-from prunelab.tracked import evaluating
 from prunelab.util import human_bytes, human_count
 
 SUFFIXES = {"onnx": ".onnx", "onnx-masked": "-masked.onnx", "slim": "-slim", "original": ".npz"}

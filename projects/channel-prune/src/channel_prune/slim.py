@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from prunelab.errors import UserError
+from prunelab.modes import evaluating
 from prunelab.surgery import Structure, resize, shrink
-from prunelab.tracked import evaluating
 
 TOLERANCE = 1e-5
 """Largest difference to the masked network in double precision, as a share of its largest output."""

@@ -14,8 +14,8 @@ from channel_prune.job import Task
 from prunelab import dist
 from prunelab.flops import count
 from prunelab.hub import WEIGHTS_FILE
+from prunelab.modes import evaluating
 from prunelab.report import Cell, Format, Table, latency, result_table
-from prunelab.tracked import evaluating
 from prunelab.util import human_bytes, human_count, write_json
 
 SUMMARY = "summary.json"

@@ -17,8 +17,8 @@ from channel_prune.lowering import lower_test
 from prunelab import dist
 from prunelab.config import to_plain, yaml_text
 from prunelab.errors import UserError, entry
+from prunelab.modes import evaluating
 from prunelab.progress import number
-from prunelab.tracked import evaluating
 
 
 def trained(cfg: Config) -> Path:

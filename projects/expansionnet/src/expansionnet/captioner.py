@@ -44,7 +44,7 @@ from prunelab.hub import (
     note_facts,
     save_model_folder,
 )
-from prunelab.tracked import evaluating
+from prunelab.modes import evaluating
 
 if TYPE_CHECKING:
     from expansionnet.model.packed import Prepared

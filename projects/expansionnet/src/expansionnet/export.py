@@ -16,7 +16,7 @@ from expansionnet.options import LEAST_OPSET, ExportOptions
 from prunelab.config import to_plain
 from prunelab.errors import UserError, entry
 from prunelab.export import ExportReport, Simplify
-from prunelab.tracked import evaluating
+from prunelab.modes import evaluating
 
 SUFFIXES = {"onnx": ".onnx", "original": ".pth"}
 """What is put behind the model's name where no output is named."""

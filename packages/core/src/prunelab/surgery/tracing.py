@@ -11,7 +11,6 @@ from __future__ import annotations
 import inspect
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,23 +21,12 @@ from torch.fx.proxy import TraceError
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from prunelab.errors import UserError
+from prunelab.modes import evaluating
 from prunelab.surgery.graph import Graph, MaskOf, channel_mask
 from prunelab.surgery.reading import Recorded, read
 
 _LAYERS: tuple[type[nn.Module], ...] = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, _BatchNorm)
 _PLAIN = (nn.Conv2d.forward, nn.ConvTranspose2d.forward, nn.Linear.forward, _BatchNorm.forward)
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put a network into evaluation mode for a while; every module's mode is restored."""
-    modes = {module: module.training for module in model.modules()}
-    model.train(False)
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 def trace(model: nn.Module, example: Tensor | Sequence[Tensor], *, mask_of: MaskOf = channel_mask) -> Graph:

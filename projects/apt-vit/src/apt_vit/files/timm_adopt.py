@@ -15,7 +15,7 @@ from apt_vit.model import VisionTransformer, build
 from apt_vit.model.initialise import fresh_agents
 from apt_vit.preprocess import Preprocess
 from prunelab.errors import UserError
-from prunelab.tracked import evaluating
+from prunelab.modes import evaluating
 
 CLOSE = 1e-3
 """Largest difference of logits, as a share of the largest logit, between timm's network and ours."""

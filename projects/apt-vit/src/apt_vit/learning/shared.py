@@ -35,7 +35,7 @@ from apt_vit.tokens.folded import prune_probability
 from apt_vit.tokens.packed import Rows, rows_of
 from apt_vit.tokens.passes import Single
 from apt_vit.tokens.rules import Rule
-from prunelab.tracked import evaluating
+from prunelab.modes import evaluating
 
 
 def by_sharing(

@@ -18,7 +18,7 @@ from apt_vit.tokens import passes
 from apt_vit.tokens.folded import prune_probability
 from apt_vit.tokens.passes import Single
 from apt_vit.tokens.rules import Rule
-from prunelab.tracked import evaluating
+from prunelab.modes import evaluating
 
 
 @dataclass(frozen=True, kw_only=True)

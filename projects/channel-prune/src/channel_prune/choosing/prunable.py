@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from channel_prune.config import PruneConfig
 from prunelab.errors import UserError
-from prunelab.tracked import evaluating
+from prunelab.modes import evaluating
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

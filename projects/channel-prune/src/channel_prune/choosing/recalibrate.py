@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from channel_prune.choosing.gram import add_up
-from prunelab.tracked import evaluating
+from prunelab.modes import evaluating
 
 
 class Statistics:

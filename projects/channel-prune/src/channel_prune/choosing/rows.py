@@ -38,7 +38,7 @@ from channel_prune.choosing.shortcut import factor
 from channel_prune.choosing.workers import Workers
 from channel_prune.config import PruneConfig
 from prunelab import dist
-from prunelab.tracked import evaluating
+from prunelab.modes import evaluating
 
 LIMIT = Path("/sys/fs/cgroup/memory.max")
 """Where Linux says what a container may take."""

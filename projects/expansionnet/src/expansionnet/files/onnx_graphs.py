@@ -21,7 +21,7 @@ from expansionnet.config import ModelConfig
 from expansionnet.model import ExpansionNet, cached
 from prunelab.decode import State
 from prunelab.export import ENCODER, STEP, ExportReport, Simplify, to_onnx
-from prunelab.tracked import evaluating
+from prunelab.modes import evaluating
 
 TOKENS = 9
 """Visual tokens of the example of features."""

@@ -22,7 +22,7 @@ from expansionnet.words.vocabulary import Vocabulary
 from prunelab import decode
 from prunelab.decode import DecodeOptions, Draw, multinomial_draw
 from prunelab.decode.samples import behind_end, trimmed
-from prunelab.tracked import evaluating
+from prunelab.modes import evaluating
 
 
 @dataclass(frozen=True, kw_only=True)

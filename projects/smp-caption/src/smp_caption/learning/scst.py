@@ -27,7 +27,7 @@ from prunelab.caption.frequency import END, DocumentFrequency
 from prunelab.caption.reward import CaptionReward, average_baseline
 from prunelab.decode import DecodeOptions, Draw, decode, multinomial_draw
 from prunelab.decode.samples import trimmed
-from prunelab.tracked import evaluating
+from prunelab.modes import evaluating
 from smp_caption.config import Config, ModelConfig
 from smp_caption.data import CaptionData
 from smp_caption.learning.frequencies import ADVICE, Once, check_table, open_frequencies
