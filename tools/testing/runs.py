@@ -72,7 +72,7 @@ def newest_step(run: Path) -> int:
 def two_ranks(script: Path, folder: Path, *, seconds: float = 240) -> list[dict[str, Any]]:
     """Start a script as both ranks of a job, each given `folder`, and read what they found.
 
-    Each rank leaves ``rankN.pt`` in the folder, which it gets as its one argument.
+    Each rank leaves ``rankN.pt`` in the folder, which it gets as its one argument; see `testing.ranks`.
 
     Raises:
         AssertionError: a rank failed; with the last words of both.
@@ -81,6 +81,8 @@ def two_ranks(script: Path, folder: Path, *, seconds: float = 240) -> list[dict[
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
+    places = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")]  # scripts import `testing`
+    shared["PYTHONPATH"] = os.pathsep.join(filter(None, places))
     processes = [
         subprocess.Popen(
             [sys.executable, str(script), str(folder)],

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from safetensors.torch import load_file
 
+from testing.ranks import check_apart, check_as_one, check_cut, check_equal
 from testing.runs import two_ranks
 
 pytestmark = pytest.mark.dist
@@ -45,10 +45,7 @@ def test_two_processes_make_the_steps_of_one_with_the_whole_batch(
 ) -> None:
     script: dict[str, Any] = runpy.run_path(str(SCRIPT))
     alone, told = script["histories"](network)
-    first, second = (found[f"{network}/steps"] for found in ranks[0])
-    for one, mine, other in zip(alone, first, second, strict=True):
-        assert torch.equal(mine, other)
-        torch.testing.assert_close(mine, one, rtol=1e-7, atol=1e-10)
+    check_as_one(ranks[0], f"{network}/steps", alone, rtol=1e-7, atol=1e-10)
     assert len(alone[0]) > len(alone[-1])  # the logits are gone
     for found in ranks[0]:
         assert found[f"{network}/told"] == pytest.approx(told, rel=1e-9)
@@ -58,20 +55,14 @@ def test_two_processes_make_the_steps_of_one_with_the_whole_batch(
 def test_weights_and_masks_are_equal_on_both_ranks_after_every_step(
     kind: str, ranks: tuple[list[dict[str, Any]], Path]
 ) -> None:
-    first, second = ranks[0]
-    assert len(first[f"{kind}/history"]) == STEPS
-    assert all(map(torch.equal, first[f"{kind}/history"], second[f"{kind}/history"]))
-    # Each rank had its own pictures and its own random numbers.
-    assert not set(first[f"{kind}/pictures"].tolist()) & set(second[f"{kind}/pictures"].tolist())
-    assert not torch.equal(first[f"{kind}/random"], second[f"{kind}/random"])
+    check_equal(ranks[0], kind, STEPS)
+    check_apart(ranks[0], kind)
 
 
 def test_a_run_of_two_ranks_stopped_before_hard_masks_goes_on_with_the_same_bits(
     ranks: tuple[list[dict[str, Any]], Path],
 ) -> None:
-    for found in ranks[0]:
-        assert len(found["pruned/twice"]) == STEPS
-        assert all(map(torch.equal, found["pruned/twice"], found["pruned/history"]))
+    check_cut(ranks[0], "pruned", STEPS)
 
 
 def test_a_validation_counts_every_picture_once_and_gives_the_figures_of_one_process(

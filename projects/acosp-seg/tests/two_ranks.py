@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
-import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,7 @@ from acosp_seg.model import build
 from acosp_seg.pruner import Pruning, rebuilt_optimizer
 from acosp_seg.segmenter import Segmenter
 from prunelab import dist, syncnorm
+from testing.ranks import flat, share, work
 
 PICTURES, STEPS, ENDING = 4, 4, 2
 SEGNET = Config(
@@ -41,15 +40,6 @@ NETWORKS = {
         optim=OptimConfig(base_lr=0.005, aux_weight=0.4),
     ),
 }
-
-
-def flat(module: nn.Module) -> Tensor:
-    return torch.cat([value.detach().reshape(-1).double() for value in module.state_dict().values()])
-
-
-def share(values: Tensor, rank: int, world: int) -> Tensor:
-    """A rank's neighbouring pictures of a batch."""
-    return values[len(values) * rank // world : len(values) * (rank + 1) // world]
 
 
 def histories(network: str, rank: int = 0, world: int = 1) -> tuple[list[Tensor], list[float]]:
@@ -122,9 +112,7 @@ def evaluation(run: Path, words: list[str], found: dict[str, Any]) -> None:
     found["evaluation/mine"] = [value for x, _ in loader for value in x.double().sum((1, 2, 3)).tolist()]
 
 
-def main(folder: Path) -> None:
-    warnings.simplefilter("error")
-    dist.start("cpu")
+def find(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for network in NETWORKS:
         history, told = histories(network, dist.rank(), dist.world_size())
@@ -132,8 +120,8 @@ def main(folder: Path) -> None:
     commands = json.loads((folder / "command.json").read_text())
     runs(folder, commands, found)
     evaluation(folder / "pruned", commands["pruned"], found)
-    torch.save(found, folder / f"rank{dist.rank()}.pt")
+    return found
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    work(find)

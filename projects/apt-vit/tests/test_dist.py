@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
+from testing.ranks import check_apart, check_as_one, check_cut, check_equal
 from testing.runs import figures, two_ranks
 
 from .conftest import PICTURES, UPDATES
@@ -35,28 +35,18 @@ def ranks(tmp_path_factory: pytest.TempPathFactory, valued: Callable[..., dict[s
 @pytest.mark.parametrize("way", WAYS)
 def test_two_processes_make_the_updates_of_one_with_the_whole_batch(way: str, ranks: Ranks) -> None:
     alone = runpy.run_path(str(SCRIPT))["histories"](way)
-    first, second = (found[way] for found in ranks[0])
-    assert len(alone) == len(first) > 1
-    for one, mine, other in zip(alone, first, second, strict=True):
-        assert torch.equal(mine, other)
-        torch.testing.assert_close(mine, one, rtol=1e-7, atol=1e-9)
+    check_as_one(ranks[0], way, alone, rtol=1e-7, atol=1e-9)
     assert float((alone[-1] - alone[0]).abs().max()) > 1e-3
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_weights_are_equal_on_both_ranks_after_every_update(kind: str, ranks: Ranks) -> None:
-    first, second = ranks[0]
-    assert len(first[f"{kind}/history"]) == UPDATES
-    assert all(map(torch.equal, first[f"{kind}/history"], second[f"{kind}/history"]))
-    # Each rank had its own pictures and its own random numbers.
-    assert not set(first[f"{kind}/pictures"].tolist()) & set(second[f"{kind}/pictures"].tolist())
-    assert not torch.equal(first[f"{kind}/random"], second[f"{kind}/random"])
+    check_equal(ranks[0], kind, UPDATES)
+    check_apart(ranks[0], kind)
 
 
 def test_a_run_of_two_ranks_that_was_cut_goes_on_with_the_same_bits(ranks: Ranks) -> None:
-    for found in ranks[0]:
-        assert len(found["fixed/twice"]) == UPDATES
-        assert all(map(torch.equal, found["fixed/twice"], found["fixed/history"]))
+    check_cut(ranks[0], "fixed", UPDATES)
 
 
 @pytest.mark.parametrize("size", [1, 7, 20])

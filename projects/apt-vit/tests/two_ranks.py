@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
-import warnings
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from apt_vit.model.initialise import fresh_agents
 from apt_vit.options import TestOptions
 from apt_vit.steps import Updates, make_optimizer, train_step
 from prunelab import dist
+from testing.ranks import flat, share, work
 
 BATCH, UPDATES, ACCUMULATED = 8, 3, 2
 """Pictures of a micro-batch of all processes together, updates, micro-batches of an update."""
@@ -42,10 +41,6 @@ WAYS: dict[str, dict[str, Any]] = {
     "keep rate": {"prune": PruneConfig(keep_rate=0.6), "quirks": QuirkConfig.of("fixed")},
 }
 """Single actions are the likeliest ones, so that all processes find what one finds."""
-
-
-def flat(model: VisionTransformer) -> Tensor:
-    return torch.cat([value.detach().reshape(-1).double() for value in model.parameters()])
 
 
 def histories(way: str, rank: int = 0, world: int = 1) -> list[Tensor]:
@@ -71,8 +66,7 @@ def histories(way: str, rank: int = 0, world: int = 1) -> list[Tensor]:
     for number in range(UPDATES * ACCUMULATED):
         x = torch.randn(BATCH, 3, 16, 16, generator=generator, dtype=torch.float64)
         y = torch.randint(0, 5, (BATCH,), generator=generator)
-        mine = slice(BATCH * rank // world, BATCH * (rank + 1) // world)
-        train_step(model, (x[mine], y[mine]), cfg, draws)
+        train_step(model, (share(x, rank, world), share(y, rank, world)), cfg, draws)
         if updates.due(number, UPDATES * ACCUMULATED):
             updates.update(number)
             history.append(flat(model))
@@ -124,16 +118,13 @@ def evaluate(model: Path, size: int) -> dict[str, Any]:
     }
 
 
-def main(folder: Path) -> None:
-    warnings.simplefilter("error")
-    torch.set_num_threads(1)
-    dist.start("cpu")
+def find(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {way: histories(way, dist.rank(), dist.world_size()) for way in WAYS}
     runs(folder, json.loads((folder / "commands.json").read_text()), found)
     for size in (1, 7, 20):
         found[f"evaluation/{size}"] = evaluate(folder / "fixed", size)
-    torch.save(found, folder / f"rank{dist.rank()}.pt")
+    return found
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    work(find)

@@ -13,6 +13,7 @@ import torch
 
 from channel_prune.lowering import lower_values
 from channel_prune.train import choose_channels
+from testing.ranks import check_apart, check_as_one, check_cut, check_equal
 from testing.runs import two_ranks
 
 from .conftest import PICTURES, STEPS, Finished
@@ -46,11 +47,7 @@ def ranks(
 @pytest.mark.parametrize("way", WAYS)
 def test_two_processes_choose_and_fine_tune_as_one_with_the_whole_batch(way: str, ranks: Ranks) -> None:
     alone = runpy.run_path(str(SCRIPT))["histories"](way)
-    first, second = (found[way] for found in ranks[0])
-    assert len(alone) == len(first) > 1
-    for one, mine, other in zip(alone, first, second, strict=True):
-        assert torch.equal(mine, other)
-        torch.testing.assert_close(mine, one, rtol=1e-7, atol=1e-9)
+    check_as_one(ranks[0], way, alone, rtol=1e-7, atol=1e-9)
     zeros = [(values == 0).sum() for values in alone]
     assert zeros[0] > 1000
     assert zeros[-1] > 1000
@@ -58,18 +55,12 @@ def test_two_processes_choose_and_fine_tune_as_one_with_the_whole_batch(way: str
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_weights_are_equal_on_both_ranks_after_every_step(kind: str, ranks: Ranks) -> None:
-    first, second = ranks[0]
-    assert len(first[f"{kind}/history"]) == STEPS
-    assert all(map(torch.equal, first[f"{kind}/history"], second[f"{kind}/history"]))
-    # Each rank had its own pictures and its own random numbers.
-    assert not set(first[f"{kind}/pictures"].tolist()) & set(second[f"{kind}/pictures"].tolist())
-    assert not torch.equal(first[f"{kind}/random"], second[f"{kind}/random"])
+    check_equal(ranks[0], kind, STEPS)
+    check_apart(ranks[0], kind)
 
 
 def test_a_run_of_two_ranks_that_was_cut_goes_on_with_the_same_bits(ranks: Ranks) -> None:
-    for found in ranks[0]:
-        assert len(found["pruned/twice"]) == STEPS
-        assert all(map(torch.equal, found["pruned/twice"], found["pruned/history"]))
+    check_cut(ranks[0], "pruned", STEPS)
 
 
 @pytest.mark.parametrize("kind", KINDS[1:])

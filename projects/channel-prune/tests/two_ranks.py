@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
-import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,7 @@ from channel_prune.files.loading import load_network
 from channel_prune.lowering import lower_values
 from channel_prune.model import build
 from prunelab import dist, syncnorm
+from testing.ranks import flat, share, work
 
 BATCH, STEPS, SAMPLED = 8, 4, 4
 """Pictures of a step and steps, of all processes together; mini-batches on which channels are chosen."""
@@ -40,15 +39,6 @@ WAYS = {
     "scattered": PruneConfig(recalibrate=16),
     "all": PruneConfig(positions="all", recalibrate=16),
 }
-
-
-def flat(module: nn.Module) -> Tensor:
-    return torch.cat([value.detach().reshape(-1).double() for value in module.state_dict().values()])
-
-
-def share(values: Tensor, rank: int, world: int) -> Tensor:
-    """A rank's neighbouring pictures of a batch."""
-    return values[len(values) * rank // world : len(values) * (rank + 1) // world]
 
 
 def histories(way: str, rank: int = 0, world: int = 1) -> list[Tensor]:
@@ -117,10 +107,7 @@ def evaluate(values: dict[str, Any], weights: Path, found: dict[str, Any]) -> No
     found["evaluation/mine"] = [value for x, _ in loader for value in x.double().sum((1, 2, 3)).tolist()]
 
 
-def main(folder: Path) -> None:
-    warnings.simplefilter("error")
-    torch.set_num_threads(1)
-    dist.start("cpu")
+def find(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {way: histories(way, dist.rank(), dist.world_size()) for way in WAYS}
     commands = json.loads((folder / "commands.json").read_text())
     runs(folder, commands, found)
@@ -130,8 +117,8 @@ def main(folder: Path) -> None:
         found |= {f"{name}/{size}": value for name, value in part.items()}
     net = lower_values(commands["pruned"]).net
     found["chosen"] = flat(load_network(folder / "pruned/chosen", net))
-    torch.save(found, folder / f"rank{dist.rank()}.pt")
+    return found
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    work(find)

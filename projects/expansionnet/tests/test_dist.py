@@ -17,6 +17,7 @@ import expansionnet
 from expansionnet.files.original import checkpoints
 from expansionnet.options import TestOptions
 from expansionnet.test import test as score
+from testing.ranks import check_as_one, check_cut, check_equal
 from testing.runs import two_ranks
 
 from .conftest import COUNTS, Command
@@ -52,23 +53,19 @@ def test_weights_are_equal_on_both_ranks_after_every_step(
     kind: str, ranks: tuple[list[dict[str, Tensor]], Path]
 ) -> None:
     first, second = ranks[0]
-    assert len(first[f"{kind}/history"]) == STEPS[kind]
-    assert torch.equal(first[f"{kind}/history"], second[f"{kind}/history"])
+    check_equal(ranks[0], kind, STEPS[kind])
     assert not torch.equal(first[f"{kind}/history"][0], first[f"{kind}/history"][-1])
-    # Each rank had its own samples and its own random numbers (dropout, samples) for them.
     pictures = [*first[f"{kind}/pictures"].tolist(), *second[f"{kind}/pictures"].tolist()]
     times = Counter(pictures)
     assert len(pictures) == 4 * STEPS[kind]
     assert set(times.values()) <= ({2} if kind == "xe" else {1, 2})  # two captions each; two epochs
-    assert not torch.equal(first[f"{kind}/random"], second[f"{kind}/random"])
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_run_of_two_ranks_that_was_stopped_goes_on_with_the_same_bits(
     kind: str, ranks: tuple[list[dict[str, Tensor]], Path]
 ) -> None:
-    for found in ranks[0]:
-        assert torch.equal(found[f"{kind}/twice"], found[f"{kind}/history"])
+    check_cut(ranks[0], kind, STEPS[kind])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -77,10 +74,8 @@ def test_two_processes_make_the_steps_of_one_with_the_whole_batch(
 ) -> None:
     script: dict[str, Any] = runpy.run_path(str(SCRIPT))
     alone = script["histories"](kind)
-    first, second = (found[f"{kind}/steps"] for found in ranks[0])
-    assert torch.equal(first, second)
     assert not torch.equal(alone[0], alone[-1])
-    torch.testing.assert_close(first, alone, rtol=1e-9, atol=1e-11)
+    check_as_one(ranks[0], f"{kind}/steps", alone, rtol=1e-9, atol=1e-11)
 
 
 def test_an_evaluation_counts_every_picture_once_and_gives_the_scores_of_one_process(

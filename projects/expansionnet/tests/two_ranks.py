@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +18,11 @@ from expansionnet.options import TestOptions
 from expansionnet.test import test
 from expansionnet.words.vocabulary import Vocabulary
 from prunelab import dist
+from testing.ranks import flat, share, work
 
 PICTURES, TOKENS, LONGEST, STEPS, SAMPLES = 4, 3, 7, 5, 3
 CAPTIONS = [["a b c d e", "a b c e"], ["b c f g", "b f g"], ["c d h a", "d h a b"], ["e f a", "f a g h"]]
 WORDS = Vocabulary.from_captions([raw for image in CAPTIONS for raw in image], min_occurrences=1)
-
-
-def flat(module: nn.Module) -> Tensor:
-    return torch.cat([value.detach().reshape(-1).double() for value in module.state_dict().values()])
 
 
 def global_batches() -> list[dict[str, Any]]:
@@ -46,17 +41,11 @@ def global_batches() -> list[dict[str, Any]]:
                 "pads": torch.zeros(PICTURES, dtype=torch.int64),
                 "tokens": tokens,
                 "token_pads": LONGEST - lengths,
-                "indices": torch.randperm(PICTURES, generator=generator),
+                "indices": torch.randperm(PICTURES, generator=generator).tolist(),
                 "drawn": torch.randint(4, len(WORDS), (PICTURES, SAMPLES, LONGEST), generator=generator),
             }
         )
     return made
-
-
-def share(batch: dict[str, Tensor], rank: int, world: int) -> dict[str, Any]:
-    """A rank's neighbouring pictures of a batch."""
-    cut = {n: v[len(v) * rank // world : len(v) * (rank + 1) // world] for n, v in batch.items()}
-    return {**cut, "indices": cut["indices"].tolist()}
 
 
 def histories(kind: str, rank: int = 0, world: int = 1) -> Tensor:
@@ -87,7 +76,7 @@ def histories(kind: str, rank: int = 0, world: int = 1) -> Tensor:
     reward = Reward.from_references(CAPTIONS, end=True)
     history = []
     for it, batch in enumerate(global_batches()):
-        mine = share(batch, rank, world)
+        mine = {name: share(values, rank, world) for name, values in batch.items()}
         if kind == "xe":
             loss = steps.xe_step(model, mine, cfg, WORDS)
         else:
@@ -141,9 +130,7 @@ def runs(folder: Path, command: dict[str, list[str]], found: dict[str, Tensor]) 
         setattr(steps, name, function)
 
 
-def main(folder: Path) -> None:
-    warnings.simplefilter("error")
-    dist.start("cpu")
+def find(folder: Path) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     commands = json.loads((folder / "command.json").read_text())
     runs(folder, commands, found)
@@ -151,8 +138,8 @@ def main(folder: Path) -> None:
         found[f"{kind}/steps"] = histories(kind, dist.rank(), dist.world_size())
     scores = test(TestOptions(save_model_path=str(folder / "xe"), output=str(folder / "scored")))
     found["scores"] = torch.tensor(list(scores.values()), dtype=torch.float64)
-    torch.save(found, folder / f"rank{dist.rank()}.pt")
+    return found
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    work(find)

@@ -15,6 +15,7 @@ from torch import Tensor
 from prunelab.mask.files import load_state
 from smp_caption.options import TestOptions
 from smp_caption.test import test as score
+from testing.ranks import check_as_one, check_cut, check_equal
 from testing.runs import two_ranks
 
 pytestmark = pytest.mark.dist
@@ -45,21 +46,17 @@ def ranks(
 def test_weights_are_equal_on_both_ranks_after_every_step(
     kind: str, ranks: tuple[list[dict[str, Tensor]], Path]
 ) -> None:
+    check_equal(ranks[0], kind, STEPS)
     first, second = ranks[0]
-    assert len(first[f"{kind}/history"]) == STEPS
-    assert torch.equal(first[f"{kind}/history"], second[f"{kind}/history"])
-    # Each rank had its own pictures and its own random numbers (dropout, masks) for them.
     pictures = [*first[f"{kind}/pictures"].tolist(), *second[f"{kind}/pictures"].tolist()]
     assert sorted(pictures) == list(range(1, 13))
-    assert not torch.equal(first[f"{kind}/random"], second[f"{kind}/random"])
 
 
 @pytest.mark.parametrize("kind", ["pruned", "rewards"])
 def test_a_run_of_two_ranks_that_was_stopped_goes_on_with_the_same_bits(
     kind: str, ranks: tuple[list[dict[str, Tensor]], Path]
 ) -> None:
-    for found in ranks[0]:
-        assert torch.equal(found[f"{kind}/twice"], found[f"{kind}/history"])
+    check_cut(ranks[0], kind, STEPS)
 
 
 @pytest.mark.parametrize("kind", ["dense", "pruned", "snip", "gradual", "rewards"])
@@ -68,10 +65,8 @@ def test_two_processes_make_the_steps_of_one_with_the_whole_batch(
 ) -> None:
     script: dict[str, Any] = runpy.run_path(str(SCRIPT))
     alone = script["histories"](kind, tmp_path)
-    first, second = (found[f"{kind}/steps"] for found in ranks[0])
-    assert torch.equal(first, second)
     assert not torch.equal(alone[0], alone[-1])
-    torch.testing.assert_close(first, alone, rtol=1e-9, atol=1e-11)
+    check_as_one(ranks[0], f"{kind}/steps", alone, rtol=1e-9, atol=1e-11)
 
 
 def test_an_evaluation_counts_every_picture_once_and_gives_the_scores_of_one_process(

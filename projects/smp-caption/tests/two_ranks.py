@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
-import warnings
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -26,6 +24,7 @@ from smp_caption.learning.scst import SelfCritical
 from smp_caption.model import build
 from smp_caption.pruner import Pruner, make_pruner, mask_spec
 from smp_caption.tokenizer import Tokenizer, train_sentencepiece
+from testing.ranks import flat, share, work
 
 PICTURES, CAPTIONS, TOKENS, REGIONS, STEPS = 4, 2, 6, 5, 4
 SIZES = {
@@ -44,10 +43,6 @@ METHODS = {"pruned": "supermask", "snip": "snip", "gradual": "mag_grad_blind"}
 TWICE = ("pruned", "rewards")
 """Kinds of runs that are stopped and go on."""
 WORDS = ("a", "red", "cat", "dog", "sits", "runs", "here", "away")
-
-
-def flat(module: nn.Module) -> Tensor:
-    return torch.cat([value.detach().reshape(-1).double() for value in module.state_dict().values()])
 
 
 class FixedSamples(Pruner):
@@ -92,11 +87,6 @@ def global_batches() -> list[dict[str, Any]]:
     return made
 
 
-def share(batch: dict[str, Any], rank: int, world: int) -> dict[str, Any]:
-    """A rank's neighbouring pictures of a batch, with their captions."""
-    return {n: v[len(v) * rank // world : len(v) * (rank + 1) // world] for n, v in batch.items()}
-
-
 def rewards_of(cfg: Config, folder: Path) -> SelfCritical:
     """Rewards of captions of `WORDS`."""
     file = folder / "word.model"
@@ -125,7 +115,7 @@ def histories(kind: str, folder: Path, rank: int = 0, world: int = 1) -> Tensor:
     )
     torch.manual_seed(0)
     model = build(cfg.model, mask_spec(cfg.model, cfg.prune)).double().train()
-    batches = [share(batch, rank, world) for batch in global_batches()]
+    batches = [{name: share(v, rank, world) for name, v in batch.items()} for batch in global_batches()]
     pruner = FixedSamples(model, cfg, STEPS) if kind == "pruned" else make_pruner(model, cfg, STEPS)
     if pruner is not None:
         pruner.prepare(batches, lambda batch: steps.cross_entropy(model, batch, cfg))
@@ -190,9 +180,7 @@ def evaluation(run: Path, found: dict[str, Tensor]) -> None:
     found["evaluation/mine"] = torch.tensor([i for batch in loader for i in batch["image_ids"]])
 
 
-def main(folder: Path) -> None:
-    warnings.simplefilter("error")
-    dist.start("cpu")
+def find(folder: Path) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     runs(folder, json.loads((folder / "command.json").read_text()), found)
     own = folder / f"words{dist.rank()}"
@@ -200,8 +188,8 @@ def main(folder: Path) -> None:
     for kind in NAMES:
         found[f"{kind}/steps"] = histories(kind, own, dist.rank(), dist.world_size())
     evaluation(folder / "dense", found)
-    torch.save(found, folder / f"rank{dist.rank()}.pt")
+    return found
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    work(find)
