@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -53,16 +54,41 @@ def test_a_model_that_is_there_is_read_and_not_trained_again(tmp_path: Path) -> 
     assert (tmp_path / "tokenizer" / "word.model").stat().st_mtime_ns == before
 
 
-@pytest.mark.parametrize("start", ["run", "run/model_best.pth", "run/best"])
+@pytest.mark.parametrize("start", ["run", "run/model_best.pth", "run/best", "converted"])
 def test_the_tokenizer_of_start_from_is_copied_without_captions(tmp_path: Path, start: str) -> None:
     first = word(tmp_path / "run")
     (tmp_path / "run" / "best").mkdir()
     (tmp_path / "run" / "model_best.pth").touch()
+    # A lone model folder holds its tokenizer itself, whatever lies beside the folder.
+    shutil.copytree(tmp_path / "run/tokenizer", tmp_path / "converted")
+    build_tokenizer(tmp_path, kind="word", vocab_size=9, captions=["y"])
     other = build_tokenizer(
         tmp_path / "new", kind="word", vocab_size=9, captions=["x"], start_from=tmp_path / start
     )
     assert other.encode(LONG) == first.encode(LONG)
     assert sorted(p.name for p in (tmp_path / "new/tokenizer").iterdir()) == ["word.model", "word.vocab"]
+
+
+def test_a_start_with_other_words_is_refused(tmp_path: Path) -> None:
+    word(tmp_path / "run")
+    with pytest.raises(UserError, match=r"start_from .*run: its tokenizer is word or radix, expected bpe"):
+        build_tokenizer(
+            tmp_path / "a", kind="bpe", vocab_size=40, captions=CAPTIONS, start_from=tmp_path / "run"
+        )
+    build_tokenizer(tmp_path / "b", kind="word", vocab_size=9, captions=["x"])
+    with pytest.raises(UserError, match=r"b/tokenizer/word.model has other words than .*run/tokenizer"):
+        build_tokenizer(tmp_path / "b", kind="word", vocab_size=9, start_from=tmp_path / "run")
+
+
+@pytest.mark.parametrize(("kind", "most"), [("word", 16), ("bpe", 16), ("character", 60), ("radix", 30)])
+def test_a_caption_has_so_many_ids_as_its_kind_allows_where_nobody_says_how_many(
+    kind: str, most: int, tmp_path: Path
+) -> None:
+    tokenizer = build_tokenizer(tmp_path, kind=kind, vocab_size=40, radix_base=4, captions=CAPTIONS)
+    text = " ".join(CAPTIONS * 9)
+    assert tokenizer.encode(text) == tokenizer.encode(text, max_seq_length=most)
+    assert len(tokenizer.encode(text)) in range(most - 2, most + 1)
+    assert len(tokenizer.encode_tokenized(["x"] * 99)) == most
 
 
 def test_a_caption_that_is_cut_ends_in_eos_unless_the_original_rule_is_asked_for(tmp_path: Path) -> None:

@@ -26,6 +26,8 @@ SPECIALS = ("<pad>", "<unk>", "<bos>", "<eos>")
 CAPTIONS_FILE = "train_captions.txt"
 FOLDER = "tokenizer"
 """Name of the folder of a run, or of a model, that holds the tokenizer's files."""
+MOST_IDS, MOST_IDS_OF = 16, {"character": 60, "radix": 30}
+"""Ids of a caption where nobody says how many they may be: of most kinds, and of some."""
 SAMPLING_ALPHA = 0.1
 SAMPLED = ("unigram", "bpe")
 """Kinds that cut a text in several ways; sentencepiece refuses to draw one of the others'."""
@@ -70,15 +72,25 @@ class Tokenizer:
         """Id that ends a caption."""
         return EOS
 
+    @property
+    def most_ids(self) -> int:
+        """Ids of a caption where no ``max_seq_length`` is given."""
+        return MOST_IDS_OF.get(self.kind, MOST_IDS)
+
     def encode(
-        self, text: str, *, add_bos_eos: bool = True, max_seq_length: int = 16, sampling: bool = False
+        self,
+        text: str,
+        *,
+        add_bos_eos: bool = True,
+        max_seq_length: int | None = None,
+        sampling: bool = False,
     ) -> list[int]:
         """Token ids of a text.
 
         Args:
             text: a caption.
             add_bos_eos: put bos before and eos behind.
-            max_seq_length: most ids of the result; 0 or less: no limit.
+            max_seq_length: most ids of the result; 0 or less: no limit; None: `most_ids`.
             sampling: draw one of the possible segmentations (sentencepiece's, alpha 0.1) where a text has
                 several, that is, of ``unigram`` and ``bpe``.
         """
@@ -88,7 +100,7 @@ class Tokenizer:
         return self._cut(ids, max_seq_length)
 
     def encode_tokenized(
-        self, pieces: Iterable[str], *, add_bos_eos: bool = True, max_seq_length: int = 16
+        self, pieces: Iterable[str], *, add_bos_eos: bool = True, max_seq_length: int | None = None
     ) -> list[int]:
         """Ids of pieces as `tokenize` writes them, that is, a word carries sentencepiece's word marker."""
         ids = [self._processor.piece_to_id(piece) for piece in pieces]
@@ -145,7 +157,8 @@ class Tokenizer:
             return self._processor.encode(text, enable_sampling=True, alpha=SAMPLING_ALPHA, nbest_size=-1)
         return self._processor.encode(text)
 
-    def _cut(self, ids: list[int], limit: int) -> list[int]:
+    def _cut(self, ids: list[int], limit: int | None) -> list[int]:
+        limit = self.most_ids if limit is None else limit
         if limit <= 0 or len(ids) <= limit:
             return ids
         if self.truncation_drops_eos or ids[-1] != self.eos:
@@ -191,7 +204,12 @@ class RadixTokenizer(Tokenizer):
         return [1] * (self.tokens_per_word - len(digits)) + digits
 
     def encode(
-        self, text: str, *, add_bos_eos: bool = True, max_seq_length: int = 30, sampling: bool = False
+        self,
+        text: str,
+        *,
+        add_bos_eos: bool = True,
+        max_seq_length: int | None = None,
+        sampling: bool = False,
     ) -> list[int]:
         """Ids of a text; the limit acts on whole words.
 
@@ -201,8 +219,9 @@ class RadixTokenizer(Tokenizer):
         pieces = self._ids(text, sampling)
         if add_bos_eos:
             pieces = [BOS, *pieces, EOS]
-        if max_seq_length > 0:
-            budget = (max_seq_length - 2) // self.tokens_per_word + 2
+        limit = self.most_ids if max_seq_length is None else max_seq_length
+        if limit > 0:
+            budget = (limit - 2) // self.tokens_per_word + 2
             if self.truncation_drops_eos or not add_bos_eos or len(pieces) <= budget:
                 pieces = pieces[:budget]
             else:
@@ -210,7 +229,7 @@ class RadixTokenizer(Tokenizer):
         return [i for piece in pieces for i in self.code(piece)]
 
     def encode_tokenized(
-        self, pieces: Iterable[str], *, add_bos_eos: bool = True, max_seq_length: int = 30
+        self, pieces: Iterable[str], *, add_bos_eos: bool = True, max_seq_length: int | None = None
     ) -> list[int]:
         """Ids of pieces; bos and eos are added, then the limit acts on ids."""
         ids = [i for piece in pieces for i in self.code(self._processor.piece_to_id(piece))]
@@ -317,12 +336,19 @@ def build_tokenizer(
         truncation_drops_eos: see `Tokenizer`.
 
     Raises:
-        UserError: no model anywhere and no captions to train on.
+        UserError: no model anywhere and no captions to train on, or ``start_from`` has words of another kind
+            or other words.
     """
     name = MODEL_TYPES[kind]
     own = folder / FOLDER / f"{name}.model"
-    if not own.is_file():
-        found = _model_of(start_from, name) if start_from is not None else None
+    found = _start_model(start_from, kind) if start_from is not None else None
+    if own.is_file():
+        if found is not None and _words(own) != _words(found):
+            raise UserError(
+                f"{own} has other words than {found}, with which the weights of start_from were trained: "
+                "expected the same, or a folder without a tokenizer"
+            )
+    else:
         if found is not None:
             model = found.read_bytes()
         elif captions is None:
@@ -346,11 +372,27 @@ def _train_in(folder: Path, captions: Iterable[str], model_type: str, vocab_size
     return train_sentencepiece(lines, model_type=model_type, vocab_size=vocab_size)
 
 
-def _model_of(start_from: Path, name: str) -> Path | None:
-    """The sentencepiece model that lies in or beside ``start_from``."""
-    folder = start_from if start_from.is_dir() else start_from.parent
-    candidates = (folder / FOLDER / f"{name}.model", folder.parent / FOLDER / f"{name}.model")
+def model_beside(start_from: Path, kind: str) -> Path | None:
+    """The sentencepiece model of a kind of tokenizer that lies in ``start_from`` or beside it."""
+    folder, name = start_from if start_from.is_dir() else start_from.parent, f"{MODEL_TYPES[kind]}.model"
+    candidates = (folder / name, folder / FOLDER / name, folder.parent / FOLDER / name)
     return next((path for path in candidates if path.is_file()), None)
+
+
+def _start_model(start_from: Path, kind: str) -> Path | None:
+    found = model_beside(start_from, kind)
+    if found is None:
+        others = [other for other in MODEL_TYPES if model_beside(start_from, other) is not None]
+        if others:
+            raise UserError(
+                f"start_from {start_from}: its tokenizer is {' or '.join(others)}, expected {kind} as here"
+            )
+    return found
+
+
+def _words(model_file: Path) -> list[str]:
+    processor = _load(model_file)
+    return [processor.id_to_piece(i) for i in range(processor.get_piece_size())]
 
 
 def _load(model_file: Path) -> sentencepiece.SentencePieceProcessor:
