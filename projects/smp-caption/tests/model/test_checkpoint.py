@@ -107,6 +107,18 @@ def test_a_shared_layer_has_its_tensors_under_each_of_its_names(tmp_path: Path) 
         target.load_original(state)
 
 
+def test_layers_of_their_own_do_not_go_into_a_shared_one(tmp_path: Path) -> None:
+    own = made(tmp_path, "acort", share_layer_encoder=None, share_layer_decoder=(0, 1, 2)).model.state_dict()
+    shared = made(tmp_path, "acort", seed=1).model
+    before = {name: value.clone() for name, value in shared.state_dict().items()}
+    with pytest.raises(UserError, match=r"best.pth does not fit the model: model.encoder.layers.0.\S+ and "):
+        shared.load_original(own, "best.pth")
+    assert all(torch.equal(value, before[name]) for name, value in shared.state_dict().items())
+    apart = made(tmp_path, "acort", seed=2, share_layer_encoder=None, share_layer_decoder=(0, 1, 2)).model
+    apart.load_original(before)
+    assert all(torch.equal(value, before[name]) for name, value in apart.state_dict().items())
+
+
 @pytest.mark.parametrize("family", ["up_down", "transformer", "ort"])
 def test_another_vocabulary_is_one_line_with_both_sizes(family: str, tmp_path: Path) -> None:
     state = made(tmp_path, family, vocab_size=31).model.state_dict()

@@ -66,10 +66,25 @@ def load_original(
     ]
     if different:
         raise UserError(_complaint(wanted, state, different, source))
+    _check_shared(model, wanted, state, source)
     target = model.state_dict()
     with torch.no_grad():
         for name in wanted:
             target[name].copy_(dense(state[name]))
+
+
+def _check_shared(
+    model: nn.Module, wanted: Mapping[str, Tensor], state: Mapping[str, Tensor], source: str
+) -> None:
+    """Refuse layers of their own where the model has one layer: the last of them would stand for all."""
+    first: dict[int, str] = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        other = first.setdefault(id(tensor), name)
+        if other != name and name in wanted and not torch.equal(dense(state[other]), dense(state[name])):
+            raise UserError(
+                f"{source} does not fit the model: {other} and {name} differ, expected one tensor of a layer "
+                "that is shared (share_layer_encoder, share_layer_decoder)"
+            )
 
 
 def _complaint(
