@@ -155,6 +155,14 @@ def test_few_captions_are_repeated_or_refused(made: tuple[Path, CaptionData, Tok
         list(broken.loader("train", tokenizer))
 
 
+def test_a_training_picture_without_captions_is_named(made: tuple[Path, CaptionData, Tokenizer]) -> None:
+    _, data, tokenizer = made
+    first = replace(data.records["train"][0], references=(), raw=())
+    bare = CaptionData(FAKE, {**data.records, "train": [first, *data.records["train"][1:]]}, data.sources)
+    with pytest.raises(UserError, match=rf"{first.file}: a training picture without captions \(1 of 6\)"):
+        bare.loader("train", tokenizer)
+
+
 def test_raw_sentences_are_used_when_asked_for(
     made: tuple[Path, CaptionData, Tokenizer], tmp_path: Path
 ) -> None:

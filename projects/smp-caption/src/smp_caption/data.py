@@ -73,11 +73,18 @@ class CaptionData:
             world_size: number of processes; each loads batches of ``batch_size`` pictures.
 
         Raises:
-            UserError: fewer training pictures than a batch, or more token ids than ``vocab_size``.
+            UserError: training pictures without captions, or fewer than a batch; or more token ids than
+                ``vocab_size``.
         """
         data, train = self.cfg.data, split == "train"
         check_vocabulary(tokenizer, self.cfg)
         records = self.records[split]
+        bare = [record.file for record in records if not record.references] if train else []
+        if bare:
+            raise UserError(
+                f"{bare[0]}: a training picture without captions ({len(bare)} of {len(records)}), "
+                "expected one or more"
+            )
         if train and len(records) < data.batch_size * world_size:
             raise UserError(
                 f"batch_size {data.batch_size} (in {world_size} processes) needs more than the "
