@@ -211,11 +211,23 @@ def test_generated_data_train_a_model_and_a_longer_run_goes_on_with_them(
     words = command(tmp_path / "run", "--fake-data", "--max-steps", "2")
     train.main(words)
     assert "test/CIDEr" in capsys.readouterr().out
+    assert not list((tmp_path / "run").glob("test2014*"))
     assert len(json.loads((tmp_path / "run/fake_data/dataset_coco.json").read_text())["images"]) == 16
     assert not (tmp_path / "run/finished.json").exists()
     # The same run goes on: the data are generated again and are the same.
     train.main([*words, "--max-steps", "3", "--resume"])
     assert [line["step"] for line in lines(tmp_path / "run") if "train/loss" in line] == [1, 2, 3]
+
+
+def test_a_run_for_the_online_test_ends_with_the_files_that_its_server_takes(
+    tmp_path: Path, command: Callable[..., list[str]]
+) -> None:
+    run = tmp_path / "run"
+    train.main(command(run, "--fake-data", "--max-steps", "1", "--mscoco_online_test"))
+    names = {path.name for path in (run / "test2014_beam_2").iterdir()}
+    results = {f"captions_{part}2014_run_results.json" for part in ("test", "val")}
+    assert names == {"caption_00000001.json", *results}
+    assert not list(run.glob("test_beam*"))
 
 
 @pytest.mark.slow
@@ -279,13 +291,34 @@ def test_a_run_starts_from_the_weights_and_the_tokenizer_of_another(
         "--learning_rate_min",
         "0",
     )
-    train.main(command(tmp_path / "run", *extra, pruned=pruned))
+    preset = "faithful" if pruned else "fixed"
+    train.main(command(tmp_path / "run", *extra, pruned=pruned, preset=preset))
     then = load_state(source / name / "model.safetensors")[0]
     now = load_state(tmp_path / "run/last/model.safetensors")[0]
     assert all(torch.equal(now[key], value) for key, value in then.items())
     assert {key for key in now if key not in then} == {k for k in now if k.endswith("_pruning_mask")}
     tokenizers = [folder / "tokenizer/word.model" for folder in (source, tmp_path / "run")]
     assert tokenizers[0].read_bytes() == tokenizers[1].read_bytes()
+    log = tmp_path / "run" / original.RESTORE_LOG
+    assert log.is_file() == pruned
+    if pruned:
+        place, missing, unexpected = log.read_text().splitlines()
+        assert place == str(source / name)
+        assert missing.count("_pruning_mask") == 11
+        assert unexpected == "unexpected keys: []"
+
+
+def test_weights_without_their_tokenizer_are_warned_of(
+    tmp_path: Path,
+    command: Callable[..., list[str]],
+    finished: Callable[[str, str], Path],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    lone = tmp_path / "lone" / original.BEST
+    lone.parent.mkdir()
+    shutil.copy(finished("dense", "faithful") / original.BEST, lone)
+    train.main(command(tmp_path / "run", "--start_from", str(lone), "--max-steps", "1"))
+    assert f"warning: {lone} has no tokenizer: words get their ids anew" in capsys.readouterr().out
 
 
 def test_the_logging_level_decides_what_the_console_shows(

@@ -171,8 +171,9 @@ class DataConfig:
     cache_min_free_ram: float = 0.4
     """Keep loaded features in memory while more than this share of it is free; 1: never."""
     cached_tokens: str | None = None
-    """Table of document frequencies for CIDEr-D, read by self-critical training alone; None: made from the
-    training captions."""
+    """Document frequencies for CIDEr-D, read by self-critical training alone: a table (.p or .npz, the ending
+    may be left out), or ``corpus`` to count the training captions. None: the data set's
+    ``bu/coco-train-words`` if it has one and ``frequencies_with_end`` is set, else ``corpus``."""
 
     def __post_init__(self) -> None:
         check_one_of("dataset", self.dataset, DATASETS)

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from prunelab import dist
 from prunelab.caption.evaluate import FAST
 from prunelab.caption.split import Evaluator
 from prunelab.config import to_plain
@@ -50,6 +51,38 @@ def write_server_files(
         write_predictions(folder / f"captions_{part}_{name}_results.json", captions)
         for part, captions in contents.items()
     ]
+
+
+def write_evaluation(
+    evaluator: Evaluator[Network],
+    run: Path,
+    *,
+    beams: int,
+    step: int,
+    suffix: str = "",
+    online: Iterable[CaptionRecord] | None = None,
+) -> Path:
+    """Write an evaluation's captions and scores, on rank 0.
+
+    Args:
+        evaluator: which has run; named after its split.
+        run: folder in which the folder of the evaluation is made.
+        beams: of the search.
+        step: of the model.
+        suffix: added to the folder's name.
+        online: pictures of the data set, if this was the online test, whose files the server takes.
+
+    Returns:
+        The folder of the evaluation.
+    """
+    split = evaluator.name if online is None else "test2014"
+    folder = run / f"{split}_beam_{beams}{f'_{suffix}' if suffix else ''}"
+    evaluator.write(folder, step)
+    if online is not None:
+        dist.on_main(
+            lambda: write_server_files(folder, run.resolve().name, evaluator.predictions, online) and None
+        )
+    return folder
 
 
 def make_evaluator(

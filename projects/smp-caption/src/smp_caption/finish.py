@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from prunelab.run import Run
 from smp_caption import steps
 from smp_caption.captioner import Captioner
 from smp_caption.config import Config
-from smp_caption.evaluate import decode_options, make_evaluator
+from smp_caption.evaluate import decode_options, make_evaluator, write_evaluation
 from smp_caption.files import original
 from smp_caption.job import Job, continued, tell, weights_alone
 from smp_caption.model import build, choose_caching
@@ -215,7 +216,13 @@ def end(run: Run, job: Job) -> dict[str, float]:
     )
     with run.evaluating(dense.model), dense.model.prepared():
         scores = run.report(evaluator.run(dense.model))
-    evaluator.write(folder / f"test_beam_{cfg.decode.beam_size_test}", int(best.notes.get("step", run.step)))
+    write_evaluation(
+        evaluator,
+        folder,
+        beams=cfg.decode.beam_size_test,
+        step=int(best.notes.get("step", run.step)),
+        online=chain.from_iterable(data.records.values()) if cfg.data.mscoco_online_test else None,
+    )
     return scores
 
 

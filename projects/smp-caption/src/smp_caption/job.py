@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from smp_caption.learning.scst import SelfCritical
 from smp_caption.learning.start import load_start
 from smp_caption.model import Network, build, choose_caching
 from smp_caption.pruner import Pruner, make_pruner, mask_spec
-from smp_caption.tokenizer import RadixTokenizer, Tokenizer, build_tokenizer
+from smp_caption.tokenizer import RadixTokenizer, Tokenizer, build_tokenizer, model_beside
 
 FAKE_DATA = "fake_data"
 """Folder in a run's for the data of ``--fake-data``."""
@@ -146,7 +147,11 @@ def make_captioner(cfg: Config, data: CaptionData, run: Run) -> Captioner:
     if not run.resumed:
         if cfg.run.preset == "faithful":  # the original writes them before it reads others
             dist.on_main(lambda: original.write_state(run.cfg.dir / original.INIT, weights_alone(model)))
-        for line in load_start(model, cfg):
+        if start is not None and model_beside(start, cfg.data.tokenizer) is None:
+            tell(cfg, run, f"warning: {start} has no tokenizer: words get their ids anew, from the captions")
+        noted = cfg.run.preset == "faithful" and cfg.model.pruned
+        log = partial(run.append, original.RESTORE_LOG) if noted else None
+        for line in load_start(model, cfg, log=log):
             tell(cfg, run, line)
     if cfg.run.compile:
         model.compile()

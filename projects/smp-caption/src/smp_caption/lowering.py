@@ -88,7 +88,9 @@ def lower(raw: Raw) -> Config:
     if raw.config_file is not None:
         values = read_flat(raw.config_file)
     elif raw.overrides:
-        raise UserError(f"{' '.join(raw.overrides)}: KEY VALUE pairs need --config FILE")
+        raise UserError(
+            f"{raw.overrides[0]}: no flag takes this word, and KEY VALUE pairs need --config FILE"
+        )
     else:
         values = dict(COMMAND_LINE_DEFAULTS)
     preset = typed.get("preset", values.get("preset", "faithful"))

@@ -20,10 +20,11 @@ from smp_caption.captioner import Captioner
 from smp_caption.cli import parse_test
 from smp_caption.config import Config, QuirksConfig
 from smp_caption.data import open_data, open_records, references_of
-from smp_caption.evaluate import decode_options, make_evaluator, write_server_files
+from smp_caption.evaluate import decode_options, make_evaluator, write_evaluation
 from smp_caption.files import original
 from smp_caption.model import choose_caching
 from smp_caption.options import TestOptions
+from smp_caption.pruner import read_weights
 
 
 def test(options: TestOptions) -> dict[str, float]:
@@ -75,13 +76,15 @@ def _captioned(options: TestOptions, cfg: Config, place: Path, device: torch.dev
     with captioner.model.prepared(), autocast:
         scores = dict(evaluator.run(captioner.model))
     online = options.mscoco_online_test and options.split == "test"
-    suffix = f"_{options.eval_dir_suffix}" if options.eval_dir_suffix else ""
-    target = folder / f"{'test2014' if online else options.split}_beam_{beams}{suffix}"
-    evaluator.write(target, int(captioner.notes.get("step") or 0))
+    target = write_evaluation(
+        evaluator,
+        folder,
+        beams=beams,
+        step=int(captioner.notes.get("step") or 0),
+        suffix=options.eval_dir_suffix,
+        online=itertools.chain.from_iterable(data.records.values()) if online else None,
+    )
     if dist.is_main():
-        if online:
-            records = itertools.chain.from_iterable(data.records.values())
-            write_server_files(target, folder.resolve().name, evaluator.predictions, records)
         title = f"{place}: {options.split}, {len(evaluator.predictions)} pictures, beam {beams}"
         _print(title, scores, target)
     return scores
@@ -147,10 +150,16 @@ def _run_of(place: Path) -> Path:
 
 
 def _round_to_half(captioner: Captioner, place: Path) -> None:
-    """Round the weights to half precision and keep a file of them; computing stays in single precision."""
-    state = {name: value.half() for name, value in captioner.model.state_dict().items()}
+    """Round the weights to half precision and keep a file of them, sparse ones as such.
+
+    Computing stays in single precision.
+    """
+    state = {
+        name: value.half() if value.is_floating_point() else value
+        for name, value in read_weights(place).items()
+    }
     target = place.with_name(f"{place.stem}_float16.pth")
-    dist.on_main(lambda: original.write_state(target, {name: value.cpu() for name, value in state.items()}))
+    dist.on_main(lambda: original.write_state(target, state))
     captioner.model.load_original(state, str(target))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -185,6 +185,10 @@ def test_an_originals_run_is_scored_as_ours(
     assert set(score(half)) == set(found)
     state = load_state(folder / "model_best_pruned_float16.pth")[0]
     assert {value.dtype for value in state.values()} == {torch.float16}
+    assert set(score(replace(half, model_file=original.SPARSE))) == set(found)
+    sparse = load_state(folder / "model_best_pruned_sparse_float16.pth")[0]
+    assert sparse["logit.weight"].layout == torch.sparse_coo
+    assert (sparse["logit.weight"].dtype, sparse["logit.bias"].dtype) == (torch.float16, torch.float16)
 
 
 def test_an_optimiser_of_the_original_is_loaded_and_one_of_something_else_is_one_line(

@@ -139,6 +139,14 @@ def test_a_checkpoint_without_the_masks_that_shall_be_kept_is_refused(
         load_start(fresh(cfg), cfg)
 
 
+def test_names_in_which_a_start_differs_are_noted(tmp_path: Path) -> None:
+    cfg = config("mag_uniform", tmp_path / BEST)
+    network, noted = fresh(cfg), []
+    write_state(tmp_path / BEST, weights(network.state_dict()))
+    load_start(network, cfg, log=noted.append)
+    assert noted == [str(tmp_path / BEST), f"missing keys: {list(masks(network))}", "unexpected keys: []"]
+
+
 @pytest.mark.parametrize("prune_type", LOTTERY)
 def test_a_lottery_without_first_weights_is_refused_before_anything_is_pruned(
     prune_type: str, tmp_path: Path

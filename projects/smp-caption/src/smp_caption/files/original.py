@@ -43,6 +43,8 @@ CONFIG = "config.json"
 BEST, LAST, INIT = "model_best.pth", "model_last.pth", "model_init.pth"
 OPTIMIZER_BEST, OPTIMIZER_LAST = "optimizer_best.pth", "optimizer_last.pth"
 PRUNED, SPARSE, BINARY = "model_best_pruned.pth", "model_best_pruned_sparse.pth", "model_best_bin_mask.pth"
+RESTORE_LOG = "restore_log.txt"
+"""What a pruned run found missing or unexpected in the weights that it starts from."""
 RUN_FLAGS = (
     *("log_dir", "id", "start_from", "resume_training", "seed", "logging_level"),
     *("save_checkpoint_every", "losses_log_every"),

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
+
+from torch import Tensor
 
 from prunelab.errors import UserError
 from prunelab.mask import MASK_SUFFIX
@@ -13,11 +16,17 @@ from smp_caption.model.checkpoint import dense, load_original
 from smp_caption.pruner import KEPT, ONCE, first_weights, is_lottery, read_weights
 
 
-def load_start(network: Network, cfg: Config) -> list[str]:
+def load_start(network: Network, cfg: Config, *, log: Callable[[str], None] | None = None) -> list[str]:
     """Load ``start_from`` into a network, in a new run alone and before its pruner prepares.
 
     Dense weights go into a network with masks as well, whose masks stay as they are then. A lottery ticket
     begins with the trained weights, by which it is pruned; its pruner puts the first ones back.
+
+    Args:
+        network: with masks of its own.
+        cfg: the run's configuration.
+        log: takes the names in which network and checkpoint differ, as the original notes them of a pruned
+            model.
 
     Returns:
         Lines to say.
@@ -50,4 +59,14 @@ def load_start(network: Network, cfg: Config) -> list[str]:
         said.append(f"{place}: its masks are logits of supermasks, rounded to 0 and 1 now")
         state |= {name: (mask > 0).to(mask.dtype) for name, mask in masks.items()}
     load_original(network, state, str(place), masks_optional=True)
+    if log is not None:
+        for line in _differences(network, state, place):
+            log(line)
     return said
+
+
+def _differences(network: Network, state: Mapping[str, Tensor], place: Path) -> list[str]:
+    own = network.state_dict()
+    missing = [name for name in own if name not in state]
+    unexpected = [name for name in state if name not in own]
+    return [f"{place}", f"missing keys: {missing}", f"unexpected keys: {unexpected}"]
