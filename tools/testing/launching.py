@@ -16,6 +16,18 @@ SAY = '#!/bin/sh\necho "$(basename "$0") $*" >> "$SAID"\n'
 """A stand-in that writes what it was asked for to the test's ``said.txt``; more lines may follow."""
 SLURM = {"scontrol": SAY + "echo node7\n", "scancel": SAY}
 """Stand-ins for a cluster whose first machine is node7; `srun` is the test's own."""
+RECORDER = """#!/bin/sh
+[ "$1" = -c ] && echo 3 && exit
+echo "in $(pwd)"
+for word in "$@"; do echo "got $word"; done
+exit "${STATUS:-0}"
+"""
+"""A stand-in for Python that says where it is and what it was asked for; of GPUs, when asked, there are 3."""
+SRUN = """#!/bin/sh
+shift
+exec "$@"
+"""
+"""A stand-in for SLURM's starter of processes: one of them."""
 SLOW = "#!/bin/sh\ntouch started\nsleep 2\necho saved\n"
 """A stand-in for a training that takes two seconds, whatever it is told; see `interrupted`."""
 
@@ -45,6 +57,28 @@ def start(
     shell = shutil.which("dash") or "sh"
     command = [shell, str(script), *words]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+def got(done: subprocess.CompletedProcess[str]) -> list[str]:
+    """The words that the `RECORDER` was given."""
+    return [line.removeprefix("got ") for line in done.stdout.splitlines() if line.startswith("got ")]
+
+
+def copy_of(project: Path, folder: Path, names: Sequence[str] = ("scripts",)) -> Path:
+    """A copy of what the launch files of a project need of it, elsewhere in a folder.
+
+    Args:
+        project: its folder.
+        folder: of the test.
+        names: folders of the project that are copied, but for what was made there.
+    """
+    package = project.name.replace("-", "_")
+    place = folder / "elsewhere" / project.name
+    for name in names:
+        shutil.copytree(project / name, place / name, ignore=shutil.ignore_patterns("study", "__pycache__"))
+    (place / "src" / package).mkdir(parents=True)
+    (place / "src" / package / "train.py").touch()
+    return place
 
 
 def interrupted(

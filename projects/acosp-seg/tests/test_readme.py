@@ -16,12 +16,12 @@ from acosp_seg.config import ModelConfig, QuirkConfig
 from acosp_seg.model import build
 from acosp_seg.recognise import config_of
 from acosp_seg.segmenter import Segmenter
+from testing.documents import fences, last_column, lines_to_type
 
 from .commands import PROJECT, Documented
 
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
 WEIGHTS = (PROJECT.parents[1] / "docs/weights.md").read_text(encoding="utf-8")
-FENCE = re.compile(r"^```(\S*)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"`((?:uv run --package acosp-seg|sh tool/|python tool/\w+\.py -)[^`]+)`")
 STARTS = (["uv", "run", "--package", "acosp-seg"], ["sh"], ["python"])
 PLACEHOLDERS = ("DATASET", "NAME", "SPARSITY")
@@ -31,9 +31,7 @@ SCORE = re.compile(r"^\| (\S+( \S+)?) \| (\S+), (\S+) \| .*\d\d\.\d\d.* \| `sh (
 def commands() -> Iterator[list[str]]:
     """The words of every command of this project, in fences, tables and running text."""
     ours = WEIGHTS.partition("## acosp-seg")[2].partition("\n## ")[0]
-    bodies = [body for text in (README, ours) for language, body in FENCE.findall(text) if language == "sh"]
-    lines = "".join(bodies).replace("\\\n", " ").splitlines()
-    for line in lines + INLINE.findall(FENCE.sub("", README) + FENCE.sub("", ours)):
+    for line in lines_to_type((README, ours), INLINE):
         words = shlex.split(line, comments=True)
         while words and re.match(r"[A-Z]+=", words[0]):
             words.pop(0)
@@ -63,8 +61,7 @@ def test_every_row_of_the_papers_tables_has_a_command() -> None:
 
 
 def test_every_quirk_has_a_row_and_every_row_a_quirk() -> None:
-    rows = README.partition("| quirk of the original")[2].partition("\n\n")[0].splitlines()[2:]
-    assert [re.findall(r"`(\w+)` \|$", row)[0] for row in rows] == [f.name for f in fields(QuirkConfig)]
+    assert last_column(README, "| quirk of the original") == [f.name for f in fields(QuirkConfig)]
 
 
 @pytest.fixture
@@ -78,7 +75,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_the_lines_of_python_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ours, library = [body for language, body in FENCE.findall(README) if language == "python"]
+    ours, library = fences(README, "python")
     assert len(ours.splitlines()) == 3
     monkeypatch.chdir(folder)
     names: dict[str, object] = {}

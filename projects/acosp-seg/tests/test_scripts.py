@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import runpy
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from testing.launching import SLOW, SLURM, interrupted, stand_ins, start
+from testing.launching import SLOW, SLURM, copy_of, interrupted, stand_ins, start
 
 PROJECT = Path(__file__).resolve().parents[1]
 TOOL = PROJECT / "tool"
@@ -78,12 +77,7 @@ def test_every_file_name_is_a_shim_of_few_lines() -> None:
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """A copy of what launch files need of this project."""
-    folder = tmp_path / "elsewhere/acosp-seg"
-    for name in ("tool", "config"):
-        shutil.copytree(PROJECT / name, folder / name, ignore=shutil.ignore_patterns("study", "__pycache__"))
-    (folder / "src/acosp_seg").mkdir(parents=True)
-    (folder / "src/acosp_seg/train.py").touch()
-    return folder
+    return copy_of(PROJECT, tmp_path, ("tool", "config"))
 
 
 @pytest.fixture

@@ -9,13 +9,11 @@ from typing import Any
 import pytest
 
 from apt_vit.cli import ORIGINAL
-from prunelab.doors import read_yaml
+from testing.documents import features
 
 from .commands import PROJECT, Documented
 
-EVERY: list[dict[str, Any]] = [
-    feature for group in read_yaml(PROJECT / "tests/features.yaml")["groups"] for feature in group["features"]
-]
+EVERY = features(PROJECT)
 FEATURES = [feature for feature in EVERY if feature["status"] != "not yet available"]
 
 

@@ -22,6 +22,7 @@ from apt_vit.config import QuirkConfig
 from apt_vit.lowering import FAITHFUL, lower_values
 from apt_vit.preprocess import preprocess_of
 from apt_vit.tokens.macs import lengths_of, macs_of
+from testing.documents import fences, last_column, lines_to_type
 
 from .commands import PROJECT, SHIMS, UV, Documented
 from .commands import alone as alone
@@ -30,7 +31,6 @@ DOCS = PROJECT.parents[1] / "docs"
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
 WEIGHTS = (DOCS / "weights.md").read_text(encoding="utf-8")
 PAGE = (DOCS / "apt-vit.md").read_text(encoding="utf-8")
-FENCE = re.compile(r"^```(\S*)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"`((?:uv run --package apt-vit|sh scripts/\w+\.sh) [^`]+)`")
 PLACEHOLDERS = ("FILE", "FILE...", "FOLDER", "MODEL")
 
@@ -39,9 +39,7 @@ def commands() -> Iterator[list[str]]:
     """The words of every command of this project, in fences, tables and running text."""
     ours = WEIGHTS.partition("## apt-vit")[2].partition("\n## ")[0]
     texts = (README, ours, PAGE)
-    bodies = [body for text in texts for language, body in FENCE.findall(text) if language == "sh"]
-    lines = "".join(bodies).replace("\\\n", " ").splitlines()
-    for line in lines + [found for text in texts for found in INLINE.findall(FENCE.sub("", text))]:
+    for line in lines_to_type(texts, INLINE):
         words = shlex.split(line, comments=True)
         if words[:3] == ["uv", "run", "python3"]:
             words = words[2:]
@@ -97,23 +95,15 @@ def test_the_table_of_multiply_adds_is_what_they_are() -> None:
 
 
 def test_every_quirk_and_every_setting_of_the_preset_has_a_row_and_the_other_way_round() -> None:
-    def last_column(start: str) -> list[str]:
-        rows = README.partition(start)[2].partition("\n\n")[0].splitlines()[2:]
-        return [re.findall(r"`(\w+)` \|$", row)[0] for row in rows]
-
-    assert last_column("| quirk of the original") == [f.name for f in fields(QuirkConfig)]
-    assert set(last_column("| original (`faithful`)")) == FAITHFUL.keys()
-
-
-def python_blocks() -> list[str]:
-    """The fences of Python, in their order."""
-    return [body for language, body in FENCE.findall(README) if language == "python"]
+    quirks = [f.name for f in fields(QuirkConfig)]
+    assert last_column(README, "| quirk of the original") == quirks
+    assert set(last_column(README, "| original (`faithful`)")) == FAITHFUL.keys()
 
 
 def test_the_passes_run_from_python_as_shown() -> None:
     torch.manual_seed(0)
     names: dict[str, Any] = {}
-    exec(python_blocks()[1], names)
+    exec(fences(README, "python")[1], names)
     found = names["found"]
     assert found.logits.shape == (4, 5)
     assert found.counts.tolist() == [[46, 32, 22]] * 4
@@ -122,7 +112,7 @@ def test_the_passes_run_from_python_as_shown() -> None:
 def test_the_three_lines_of_python_run(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    lines = python_blocks()[0]
+    lines = fences(README, "python")[0]
     assert len(lines.splitlines()) == 3
     cfg = lower_values({"dataset": "tiny"})
     model = build("tiny")

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import runpy
-import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from testing.launching import SLOW, SLURM, interrupted, stand_ins, start
+from testing.launching import RECORDER, SLOW, SLURM, SRUN, copy_of, got, interrupted, stand_ins, start
 
 from .commands import PROJECT, SHIMS, script_words, typed
 from .commands import alone as alone
@@ -20,18 +18,6 @@ README = (
     "--name cifar10-100_500 --dataset cifar100 --model_type ViT-B_16 --pretrained_dir checkpoint/ViT-B_16.npz"
 )
 """Behind both programs in the original's README."""
-
-# A stand-in for Python: it says where it is and what it was asked for; the number of GPUs, when asked, is 3.
-RECORDER = """#!/bin/sh
-[ "$1" = -c ] && echo 3 && exit
-echo "in $(pwd)"
-for word in "$@"; do echo "got $word"; done
-exit "${STATUS:-0}"
-"""
-SRUN = """#!/bin/sh
-shift
-exec "$@"
-"""
 
 
 @pytest.mark.parametrize("shim", SHIMS)
@@ -55,22 +41,13 @@ def test_every_program_of_the_original_has_a_file_of_few_lines() -> None:
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """A copy of what launch files need of this project."""
-    folder = tmp_path / "elsewhere/apt-vit"
-    shutil.copytree(SCRIPTS, folder / "scripts")
-    (folder / "src/apt_vit").mkdir(parents=True)
-    (folder / "src/apt_vit/train.py").touch()
-    return folder
+    return copy_of(PROJECT, tmp_path)
 
 
 @pytest.fixture
 def machine(tmp_path: Path) -> dict[str, str]:
     """An environment in which Python and SLURM's commands are stand-ins that record."""
     return stand_ins(tmp_path, {"recorder": RECORDER, "srun": SRUN, **SLURM})
-
-
-def got(done: subprocess.CompletedProcess[str]) -> list[str]:
-    """The words that the stand-in for Python was given."""
-    return [line.removeprefix("got ") for line in done.stdout.splitlines() if line.startswith("got ")]
 
 
 def published(classes: str) -> list[str]:

@@ -8,13 +8,11 @@ from typing import Any
 
 import pytest
 
-from prunelab.doors import read_yaml
+from testing.documents import features
 
 from .commands import PROJECT, Documented
 
-FEATURES: list[dict[str, Any]] = [
-    feature for group in read_yaml(PROJECT / "tests/features.yaml")["groups"] for feature in group["features"]
-]
+FEATURES = features(PROJECT)
 FLAGS = (
     *("cpr_save_path", "cpr_save_path_eval", "cpr_save_path_ws", "cpr_prune_ratio", "cpr_skip_frst_layer"),
     *("cpr_skip_last_layer", "cpr_skip_op_names", "cpr_nb_smpls", "cpr_nb_crops_per_smpl"),

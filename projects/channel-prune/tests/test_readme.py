@@ -20,12 +20,12 @@ from channel_prune.files.saved import Saved
 from channel_prune.lowering import FAITHFUL, lower_values
 from channel_prune.model import build
 from channel_prune.preprocess import preprocess_of
+from testing.documents import fences, last_column, lines_to_type
 
 from .commands import LAUNCHERS, PROJECT, UV, Documented
 
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
 WEIGHTS = (PROJECT.parents[1] / "docs/weights.md").read_text(encoding="utf-8")
-FENCE = re.compile(r"^```(\S*)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"`((?:uv run --package channel-prune|\./scripts/)[^`]+)`")
 SCORE = re.compile(
     r"^\| (0\.\d) \| (\d\d\.\d\d) % \| (\w+) \| (\d\d\.\d\d.*) \| `(\S+) (.+)` \|$", re.MULTILINE
@@ -36,9 +36,7 @@ PLACEHOLDERS = ("MODEL", "FOLDER", "FILE")
 def commands() -> Iterator[list[str]]:
     """The words of every command of this project, in fences, tables and running text."""
     ours = WEIGHTS.partition("## channel-prune")[2].partition("\n## ")[0]
-    bodies = [body for text in (README, ours) for language, body in FENCE.findall(text) if language == "sh"]
-    lines = "".join(bodies).replace("\\\n", " ").splitlines()
-    for line in lines + INLINE.findall(FENCE.sub("", README) + FENCE.sub("", ours)):
+    for line in lines_to_type((README, ours), INLINE):
         words = shlex.split(line, comments=True)
         known = words[: len(UV)] == UV or (words and Path(words[0]).name in LAUNCHERS)
         if known and not any(word in PLACEHOLDERS for word in words):
@@ -73,23 +71,15 @@ def test_every_row_of_the_published_tables_has_a_command() -> None:
 
 
 def test_every_quirk_and_every_setting_of_the_preset_has_a_row_and_the_other_way_round() -> None:
-    def last_column(start: str) -> list[str]:
-        rows = README.partition(start)[2].partition("\n\n")[0].splitlines()[2:]
-        return [re.findall(r"`(\w+)` \|$", row)[0] for row in rows]
-
-    assert last_column("| quirk of the original") == [f.name for f in fields(QuirkConfig)]
-    assert set(last_column("| original (`faithful`)")) == FAITHFUL.keys()
-
-
-def python_blocks() -> list[str]:
-    """The fences of Python, in their order."""
-    return [body for language, body in FENCE.findall(README) if language == "python"]
+    quirks = [f.name for f in fields(QuirkConfig)]
+    assert last_column(README, "| quirk of the original") == quirks
+    assert set(last_column(README, "| original (`faithful`)")) == FAITHFUL.keys()
 
 
 def test_pruning_from_python_runs_as_shown() -> None:
     torch.manual_seed(0)
     names: dict[str, Any] = {}
-    small = python_blocks()[1].replace("64, 64", "32, 32").replace("v2()", "v2(width_mult=0.25)")
+    small = fences(README, "python")[1].replace("64, 64", "32, 32").replace("v2()", "v2(width_mult=0.25)")
     exec(small, names)
     slim, batches = names["slim"], names["batches"]
     assert isinstance(slim, nn.Module)
@@ -102,7 +92,7 @@ def test_pruning_from_python_runs_as_shown() -> None:
 def test_the_three_lines_of_python_run(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    lines = python_blocks()[0]
+    lines = fences(README, "python")[0]
     assert len(lines.splitlines()) == 3
     cfg = lower_values({"name": "tiny"})
     saved = Saved(

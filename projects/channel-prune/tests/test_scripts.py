@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import os
 import runpy
-import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from channel_prune.lowering import PROGRAMS
-from testing.launching import SAY, SLOW, SLURM, interrupted, stand_ins, start
+from testing.launching import SAY, SLOW, SLURM, SRUN, copy_of, got, interrupted, stand_ins, start
 
 from .commands import PROJECT
 
@@ -29,10 +27,6 @@ echo "sees ${CUDA_VISIBLE_DEVICES-all}"
 echo "mode ${CHANNEL_PRUNE_MODE:-none} at ${MASTER_ADDR:-nowhere}"
 echo "runs ${PRUNELAB_RUNS:-none}"
 exit "${STATUS:-0}"
-"""
-SRUN = """#!/bin/sh
-shift
-exec "$@"
 """
 DOCKER = SAY + '[ "$1" != image ]\n'
 SMI = """#!/bin/sh
@@ -72,12 +66,7 @@ def test_every_program_has_a_file_of_few_lines() -> None:
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """A copy of what launch files need of this project."""
-    folder = tmp_path / "elsewhere/channel-prune"
-    for name in ("scripts", "nets"):
-        shutil.copytree(PROJECT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    (folder / "src/channel_prune").mkdir(parents=True)
-    (folder / "src/channel_prune/train.py").touch()
-    return folder
+    return copy_of(PROJECT, tmp_path, ("scripts", "nets"))
 
 
 @pytest.fixture
@@ -85,11 +74,6 @@ def machine(tmp_path: Path) -> dict[str, str]:
     """An environment in which Python, Docker and SLURM's commands are stand-ins that record."""
     programs = {"recorder": RECORDER, "srun": SRUN, "sbatch": RECORDER, "docker": DOCKER, **SLURM}
     return stand_ins(tmp_path, programs, CUDA_VISIBLE_DEVICES="")
-
-
-def got(done: subprocess.CompletedProcess[str]) -> list[str]:
-    """The words that a stand-in was given."""
-    return [line.removeprefix("got ") for line in done.stdout.splitlines() if line.startswith("got ")]
 
 
 def test_one_process_starts_plainly_and_several_by_torchrun_from_any_folder(

@@ -8,13 +8,11 @@ from typing import Any
 
 import pytest
 
-from prunelab.doors import read_yaml
+from testing.documents import features
 
 from .commands import PROJECT, Documented
 
-FEATURES: list[dict[str, Any]] = [
-    feature for group in read_yaml(PROJECT / "tests/features.yaml")["groups"] for feature in group["features"]
-]
+FEATURES = features(PROJECT)
 
 
 @pytest.fixture(scope="module")

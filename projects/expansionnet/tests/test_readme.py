@@ -13,6 +13,7 @@ from PIL import Image
 
 from expansionnet.config import QuirkConfig
 from expansionnet.lowering import FAITHFUL
+from testing.documents import fences, last_column, lines_to_type
 
 from .commands import PROJECT, README_COMMANDS, UV, Documented, words_of
 from .commands import alone as alone
@@ -22,7 +23,6 @@ DOCS = PROJECT.parents[1] / "docs"
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
 WEIGHTS = (DOCS / "weights.md").read_text(encoding="utf-8")
 PAGE = (DOCS / "expansionnet.md").read_text(encoding="utf-8")
-FENCE = re.compile(r"^```(\S*)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"`((?:uv run --package expansionnet|python (?:\w+/)?\w+\.py) [^`]+)`")
 SETS = re.compile(r"^[A-Z]+=")
 
@@ -31,9 +31,7 @@ def commands() -> Iterator[list[str]]:
     """The words of every command of this project, in fences, tables and running text."""
     ours = WEIGHTS.partition("## expansionnet")[2].partition("\n## ")[0]
     texts = (README, ours, PAGE)
-    bodies = [body for text in texts for language, body in FENCE.findall(text) if language == "sh"]
-    lines = "".join(bodies).replace("\\\n", " ").splitlines()
-    for line in lines + [found for text in texts for found in INLINE.findall(FENCE.sub("", text))]:
+    for line in lines_to_type(texts, INLINE):
         words = [word for word in shlex.split(line, comments=True) if not SETS.match(word)]
         if words[:2] == ["uv", "run"] and words[2] in ("sh", "python"):
             words = words[2:]
@@ -66,18 +64,15 @@ def test_every_row_of_the_published_tables_is_there() -> None:
 
 
 def test_every_quirk_and_every_setting_of_the_preset_has_a_row_and_the_other_way_round() -> None:
-    def last_column(start: str) -> list[str]:
-        rows = README.partition(start)[2].partition("\n\n")[0].splitlines()[2:]
-        return [re.findall(r"`(\w+)` \|$", row)[0] for row in rows]
-
-    assert last_column("| quirk of the original") == [f.name for f in fields(QuirkConfig)]
-    assert set(last_column("| original (`faithful`)")) == FAITHFUL.keys()
+    quirks = [f.name for f in fields(QuirkConfig)]
+    assert last_column(README, "| quirk of the original") == quirks
+    assert set(last_column(README, "| original (`faithful`)")) == FAITHFUL.keys()
 
 
 def test_the_three_lines_of_python_run(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    lines = next(body for language, body in FENCE.findall(README) if language == "python")
+    lines = fences(README, "python")[0]
     assert len(lines.splitlines()) == 3
     captioner(end_to_end=True).save_pretrained(tmp_path / "runs/tour-001/rf/best")
     Image.new("RGB", (60, 40), (90, 120, 30)).save(tmp_path / "cat.jpg")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -15,25 +13,13 @@ from expansionnet.layout import KINDS
 from expansionnet.lowering import model_config
 from expansionnet.model.swin import build_swin, to_official
 from prunelab.errors import UserError
-from testing.launching import SLOW, SLURM, interrupted, stand_ins, start
+from testing.launching import RECORDER, SLOW, SLURM, SRUN, copy_of, got, interrupted, stand_ins, start
 
 from .commands import PROJECT, README_COMMANDS, launch_words, words_of
 from .commands import alone as alone
 
 SCRIPTS = PROJECT / "scripts"
 SHIMS = [PROJECT / words_of(command)[1] for command in README_COMMANDS.values()]
-
-# A stand-in for Python: it says where it is and what it was asked for; the number of GPUs, when asked, is 3.
-RECORDER = """#!/bin/sh
-[ "$1" = -c ] && echo 3 && exit
-echo "in $(pwd)"
-for word in "$@"; do echo "got $word"; done
-exit "${STATUS:-0}"
-"""
-SRUN = """#!/bin/sh
-shift
-exec "$@"
-"""
 
 
 def test_every_program_of_the_originals_readme_has_a_file_of_few_lines() -> None:
@@ -47,22 +33,13 @@ def test_every_program_of_the_originals_readme_has_a_file_of_few_lines() -> None
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """A copy of what launch files need of this project."""
-    folder = tmp_path / "elsewhere/expansionnet"
-    shutil.copytree(SCRIPTS, folder / "scripts")
-    (folder / "src/expansionnet").mkdir(parents=True)
-    (folder / "src/expansionnet/train.py").touch()
-    return folder
+    return copy_of(PROJECT, tmp_path)
 
 
 @pytest.fixture
 def machine(tmp_path: Path) -> dict[str, str]:
     """An environment in which Python and SLURM's commands are stand-ins that record."""
     return stand_ins(tmp_path, {"recorder": RECORDER, "srun": SRUN, **SLURM})
-
-
-def got(done: subprocess.CompletedProcess[str]) -> list[str]:
-    """The words that the stand-in for Python was given."""
-    return [line.removeprefix("got ") for line in done.stdout.splitlines() if line.startswith("got ")]
 
 
 @pytest.mark.parametrize("phase", range(1, 7))
