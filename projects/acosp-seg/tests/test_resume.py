@@ -12,7 +12,14 @@ import pytest
 
 from acosp_seg import train
 from prunelab.checkpoint import listed
-from testing.killing import Killer, kill_after_step
+from testing.killing import (
+    Killer,
+    Run,
+    check_killed_again_and_again,
+    check_killed_at_stages,
+    check_killed_with_workers,
+    kill_after_step,
+)
 from testing.runs import contents, tensors
 
 pytestmark = pytest.mark.tiny
@@ -42,6 +49,20 @@ def words(command: Callable[..., list[str]], tmp_path: Path) -> Callable[..., li
     return build
 
 
+@pytest.fixture
+def of_kind(words: Callable[..., list[str]], tmp_path: Path) -> Callable[..., Run]:
+    """Gives the short runs of a kind, for the checks of `testing.killing`."""
+
+    def build(kind: str, *extra: str) -> Run:
+        def run(folder: str, resume: bool) -> Any:
+            train.main(words(folder, kind, *extra, *(["--resume"] if resume else [])))
+            return contents(tmp_path / folder)
+
+        return run
+
+    return build
+
+
 @pytest.mark.parametrize(
     ("kind", "first", "every"),
     [
@@ -53,18 +74,9 @@ def words(command: Callable[..., list[str]], tmp_path: Path) -> Callable[..., li
     ],
 )
 def test_a_run_killed_at_any_stage_and_resumed_ends_with_the_same_files(
-    kind: str, first: int, every: int, killer: Killer, tmp_path: Path, words: Callable[..., list[str]]
+    kind: str, first: int, every: int, killer: Killer, of_kind: Callable[..., Run]
 ) -> None:
-    train.main(words("whole", kind))
-    expected, stages = contents(tmp_path / "whole"), killer.count
-    assert stages > 60
-    for at in range(first, stages + 1, every):
-        killer.arm(at)
-        with pytest.raises(killer.Killed):
-            train.main(words(str(at), kind))
-        killer.arm(0)
-        train.main(words(str(at), kind, "--resume"))
-        assert contents(tmp_path / str(at)) == expected, f"killed at stage {at} of {stages}"
+    check_killed_at_stages(killer, of_kind(kind), first=first, every=every, least=60)
 
 
 @pytest.mark.parametrize("kind", ["refilled", "slim", pytest.param("pruned", marks=pytest.mark.slow)])
@@ -81,34 +93,13 @@ def test_a_run_stopped_after_any_step_goes_on_with_the_same_weights(
 
 
 def test_a_run_killed_again_and_again_ends_with_the_same_files(
-    killer: Killer, tmp_path: Path, words: Callable[..., list[str]]
+    killer: Killer, of_kind: Callable[..., Run]
 ) -> None:
-    train.main(words("whole", "pruned"))
-    for start in range(1, 60):
-        killer.arm(21 + start % 5 + start // 4)
-        try:
-            train.main(words("killed", "pruned", "--resume"))
-        except killer.Killed:
-            continue
-        break
-    assert 3 < start < 59
-    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+    check_killed_again_and_again(killer, of_kind("pruned"), lambda start: 21 + start % 5 + start // 4)
 
 
-def test_workers_change_nothing_also_across_a_kill(
-    killer: Killer, tmp_path: Path, words: Callable[..., list[str]]
-) -> None:
-    train.main(words("whole", "pruned"))
-    expected, stages = contents(tmp_path / "whole"), killer.count
-    killer.arm(stages // 2)
-    # Not pytest.raises: what it keeps of the exception would keep the loader's workers alive, too.
-    try:
-        train.main(words("killed", "pruned", "workers", "2"))
-    except killer.Killed:
-        killer.arm(0)
-    assert killer.at == 0
-    train.main(words("killed", "pruned", "workers", "2", "--resume"))
-    assert contents(tmp_path / "killed") == expected
+def test_workers_change_nothing_also_across_a_kill(killer: Killer, of_kind: Callable[..., Run]) -> None:
+    check_killed_with_workers(killer, of_kind("pruned"), of_kind("pruned", "workers", "2"))
 
 
 def test_a_finished_run_resumed_makes_no_step_and_changes_nothing(

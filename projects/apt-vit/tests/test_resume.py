@@ -15,7 +15,14 @@ import torch
 from apt_vit import job, train
 from apt_vit.lowering import lower_values
 from prunelab.checkpoint import listed
-from testing.killing import Killer, kill_after_step
+from testing.killing import (
+    Killer,
+    Run,
+    check_killed_again_and_again,
+    check_killed_at_stages,
+    check_killed_with_workers,
+    kill_after_step,
+)
 from testing.runs import contents
 
 from .conftest import words
@@ -64,6 +71,11 @@ def run(valued: Values, tmp_path: Path) -> Callable[..., Path]:
     return start
 
 
+def of_kind(run: Callable[..., Path], kind: str, **more: Any) -> Run:
+    """Runs of one kind, for the checks of `testing.killing`."""
+    return lambda folder, resume: left(run(folder, kind, **more, **({"resume": True} if resume else {})))
+
+
 @pytest.mark.parametrize(
     ("kind", "first", "every"),
     [
@@ -77,32 +89,16 @@ def run(valued: Values, tmp_path: Path) -> Callable[..., Path]:
 def test_a_run_killed_at_any_stage_and_resumed_ends_with_the_same_files(
     kind: str, first: int, every: int, killer: Killer, run: Callable[..., Path]
 ) -> None:
-    killer.arm(0)
-    expected = left(run("whole", kind))
-    stages = killer.count
-    assert stages > 30
-    for at in range(first, stages + 1, every):
-        killer.arm(at)
-        with pytest.raises(killer.Killed):
-            run(str(at), kind)
-        killer.arm(0)
-        assert left(run(str(at), kind, resume=True)) == expected, f"killed at stage {at} of {stages}"
+    check_killed_at_stages(killer, of_kind(run, kind), first=first, every=every, least=30)
 
 
 @pytest.mark.slow
 def test_a_run_killed_again_and_again_ends_with_the_same_files(
     killer: Killer, run: Callable[..., Path]
 ) -> None:
-    expected = left(run("whole", "fixed"))
-    for start in range(1, 60):
-        killer.arm(9 + start % 5 + 2 * start)
-        try:
-            found = run("killed", "fixed", resume=True)
-        except killer.Killed:
-            continue
-        break
-    assert 2 < start < 59
-    assert left(found) == expected
+    check_killed_again_and_again(
+        killer, of_kind(run, "fixed"), lambda start: 9 + start % 5 + 2 * start, least=2
+    )
 
 
 @pytest.mark.parametrize("preset", ["fixed", "faithful"])
@@ -167,16 +163,7 @@ def test_weights_to_start_from_are_not_needed_to_go_on(run: Callable[..., Path],
 
 
 def test_workers_change_nothing_also_across_a_kill(killer: Killer, run: Callable[..., Path]) -> None:
-    killer.arm(0)
-    expected, stages = left(run("whole", "fixed")), killer.count
-    killer.arm(3 * stages // 4)
-    # Not pytest.raises: what it keeps of the exception would keep the loader's workers alive, too.
-    try:
-        run("killed", "fixed", num_workers=1)
-    except killer.Killed:
-        killer.arm(0)
-    assert killer.at == 0
-    assert left(run("killed", "fixed", num_workers=1, resume=True)) == expected
+    check_killed_with_workers(killer, of_kind(run, "fixed"), of_kind(run, "fixed", num_workers=1), share=0.75)
 
 
 @pytest.mark.slow

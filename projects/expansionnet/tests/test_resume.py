@@ -18,7 +18,14 @@ from expansionnet.files.original import CheckpointName, checkpoints
 from expansionnet.layout import KINDS
 from prunelab.checkpoint import listed
 from testing import runs
-from testing.killing import Killer, kill_after_step
+from testing.killing import (
+    Killer,
+    Run,
+    check_killed_again_and_again,
+    check_killed_at_stages,
+    check_killed_with_workers,
+    kill_after_step,
+)
 from testing.mistakes import snapshot
 
 from .conftest import STILL, Command
@@ -43,6 +50,27 @@ def begin(kind: str, preset: str, finished: Callable[..., Path]) -> tuple[str, .
     return ("--partial_load", "True", "--body_save_path", str(body))
 
 
+@pytest.fixture
+def of_kind(tmp_path: Path, command: Command, finished: Callable[..., Path]) -> Callable[..., Run]:
+    """Gives the short runs of a kind, for the checks of `testing.killing`."""
+
+    def build(kind: str = "xe", preset: str = "fixed", *extra: str) -> Run:
+        start = begin(kind, preset, finished)
+
+        def run(folder: str, resume: bool) -> Any:
+            again = ["--resume"] if resume else []
+            words = command(tmp_path / folder, *SHORT, *start, *extra, *again, kind=kind, preset=preset)
+            train.main(words)
+            left = contents(tmp_path / folder)
+            if resume:  # at night there are many of them
+                shutil.rmtree(tmp_path / folder)
+            return left
+
+        return run
+
+    return build
+
+
 @pytest.mark.parametrize(
     ("kind", "preset", "first", "every"),
     [
@@ -52,61 +80,20 @@ def begin(kind: str, preset: str, finished: Callable[..., Path]) -> tuple[str, .
     ],
 )
 def test_a_run_killed_at_any_stage_and_resumed_ends_with_the_same_files(
-    kind: str,
-    preset: str,
-    first: int,
-    every: int,
-    killer: Killer,
-    tmp_path: Path,
-    command: Command,
-    finished: Callable[..., Path],
+    kind: str, preset: str, first: int, every: int, killer: Killer, of_kind: Callable[..., Run]
 ) -> None:
-    start = begin(kind, preset, finished)
-
-    def words(folder: str, *extra: str) -> list[str]:
-        return command(tmp_path / folder, *SHORT, *start, *extra, kind=kind, preset=preset)
-
-    killer.arm(0)
-    train.main(words("whole"))
-    expected, stages = contents(tmp_path / "whole"), killer.count
-    assert stages > 40
-    for at in range(first, stages + 1, every):
-        killer.arm(at)
-        with pytest.raises(killer.Killed):
-            train.main(words(str(at)))
-        killer.arm(0)
-        train.main(words(str(at), "--resume"))
-        assert contents(tmp_path / str(at)) == expected, f"killed at stage {at} of {stages}"
-        shutil.rmtree(tmp_path / str(at))
+    check_killed_at_stages(killer, of_kind(kind, preset), first=first, every=every, least=40)
 
 
 def test_a_run_killed_again_and_again_ends_with_the_same_files(
-    killer: Killer, tmp_path: Path, command: Command
+    killer: Killer, of_kind: Callable[..., Run]
 ) -> None:
-    train.main(command(tmp_path / "whole", *SHORT))
-    for start in range(1, 60):
-        killer.arm(22 + start % 5 + start // 2)
-        try:
-            train.main(command(tmp_path / "killed", *SHORT, "--resume"))
-        except killer.Killed:
-            continue
-        break
-    assert 3 < start < 59
-    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+    check_killed_again_and_again(killer, of_kind(), lambda start: 22 + start % 5 + start // 2)
 
 
-def test_workers_change_nothing_also_across_a_kill(killer: Killer, tmp_path: Path, command: Command) -> None:
-    train.main(command(tmp_path / "whole", *SHORT))
-    expected, stages = contents(tmp_path / "whole"), killer.count
-    killer.arm(stages // 2)
-    # Not pytest.raises: what it keeps of the exception would keep the loader's workers alive, too.
-    try:
-        train.main(command(tmp_path / "killed", *SHORT, "--workers", "2"))
-    except killer.Killed:
-        killer.arm(0)
-    assert killer.at == 0
-    train.main(command(tmp_path / "killed", *SHORT, "--workers", "1", "--resume"))
-    assert contents(tmp_path / "killed") == expected
+def test_workers_change_nothing_also_across_a_kill(killer: Killer, of_kind: Callable[..., Run]) -> None:
+    two, one = (of_kind("xe", "fixed", "--workers", count) for count in "21")
+    check_killed_with_workers(killer, of_kind(), two, resumed=one)
 
 
 def test_a_finished_run_resumed_makes_no_step_and_changes_nothing(tmp_path: Path, command: Command) -> None:
