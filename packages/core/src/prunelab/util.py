@@ -254,6 +254,22 @@ def in_parts(work: Callable[[int, int], object], items: int, threads: int = 2, *
         other.result()
 
 
+def newest_model(*roots: Path, kind: str = "best") -> Path | None:
+    """The model folder of this name that was written last in any run, stage or tour; None: there is none.
+
+    Args:
+        roots: Where runs lie.
+        kind: Name of the folder in a run.
+    """
+    found = [
+        file
+        for root in roots
+        for depth in ("*", "*/*", "*/*/*")
+        for file in root.glob(f"{depth}/{kind}/config.json")
+    ]
+    return max(found, key=lambda file: file.stat().st_mtime).parent if found else None
+
+
 def sha256_file(path: StrPath) -> str:
     """The SHA-256 of a file's bytes, as 64 hexadecimal digits."""
     with open(path, "rb") as file:
@@ -264,6 +280,15 @@ def human_names(names: Sequence[str], most: int = 8) -> str:
     """Names in a line: ``a, b``; ``a, b, ... (9 in all)`` where there are more than `most`; or ``none``."""
     more = f", ... ({len(names)} in all)" if len(names) > most else ""
     return ", ".join(names[:most]) + more or "none"
+
+
+def free_name(name: str, taken: Collection[str]) -> str:
+    """A name that is not taken yet: itself, or with the first number behind it that is free, from 2."""
+    found, number = name, 1
+    while found in taken:
+        number += 1
+        found = f"{name}{number}"
+    return found
 
 
 def human_bytes(count: float) -> str:

@@ -14,6 +14,7 @@ from prunelab.data.segmentation import (
     read_label,
     read_list,
     read_sample,
+    typed_pictures,
     write_list,
 )
 from prunelab.errors import UserError
@@ -103,6 +104,17 @@ def test_own_pictures_are_paired_with_labels_by_their_names(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="no pictures in it"):
         find_pictures(tmp_path / "empty")
+
+
+def test_typed_pictures_are_files_as_they_are_and_all_in_folders(tmp_path):
+    for name in ("in/b.png", "in/deep/a.jpg"):
+        save(tmp_path / name, PIXELS)
+    (tmp_path / "in/notes.txt").touch()
+    found = typed_pictures(["z.png", str(tmp_path / "in"), "no.jpg"])
+    assert found == [Path("z.png"), tmp_path / "in/b.png", tmp_path / "in/deep/a.jpg", Path("no.jpg")]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="no pictures in it"):
+        typed_pictures([tmp_path / "empty"])
 
 
 def test_pictures_come_as_red_green_blue_and_labels_as_they_are(tmp_path):

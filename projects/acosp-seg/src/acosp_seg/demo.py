@@ -21,7 +21,7 @@ from acosp_seg.options import DemoOptions
 from acosp_seg.predict import Predictor, scaled_size
 from acosp_seg.segmenter import Segmenter
 from prunelab import dist
-from prunelab.data.segmentation import PICTURES, find_pictures, read_image
+from prunelab.data.segmentation import PICTURES, find_pictures, read_image, typed_pictures
 from prunelab.errors import UserError, entry
 from prunelab.log import METRICS
 
@@ -92,10 +92,7 @@ def chosen(options: DemoOptions, *, drawn: bool) -> list[Path]:
     Raises:
         UserError: there is none.
     """
-    found: list[Path] = []
-    for name in options.files:
-        path = Path(name)
-        found += find_pictures(path) if path.is_dir() else [path]
+    found = typed_pictures(options.files)
     if options.image_dir:
         pattern = options.image_dir
         if Path(pattern).is_dir():

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from pathlib import Path, PurePosixPath
 
+from prunelab import util
 from prunelab.errors import UserError
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -77,10 +78,10 @@ def newest_model() -> Path:
         UserError: there is no run.
     """
     root = runs_root()
-    found = [place for depth in ("*", "*/*", "*/*/*") for place in root.glob(f"{depth}/best/config.json")]
-    if not found:
+    found = util.newest_model(root)
+    if found is None:
         raise UserError(f"{root} holds no trained model: run `train` first, or name one with --model")
-    return max(found, key=lambda file: file.stat().st_mtime).parent
+    return found
 
 
 def run_config(model: Path) -> Path:

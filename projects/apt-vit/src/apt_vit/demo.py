@@ -20,9 +20,9 @@ from apt_vit.tokens.macs import lengths_of, macs_of
 from prunelab import dist
 from prunelab.data.pictures import read_picture
 from prunelab.data.pictures_of_classes import spread
-from prunelab.data.segmentation import find_pictures
+from prunelab.data.segmentation import typed_pictures
 from prunelab.errors import UserError, entry
-from prunelab.util import atomic_write, human_count
+from prunelab.util import atomic_write, free_name, human_count
 
 TAKEN = 5
 """Test pictures that are taken where none is typed."""
@@ -42,10 +42,10 @@ def demo(options: DemoOptions) -> list[Path]:
         place = find_model(options.model) if options.model else newest_model()
         classifier = with_options(open_weights(place, options.typed, device=device)[0], options)
         folder = Path(options.output)
-        written, names = [], set[str]()
+        written, names = [], list[str]()
         for title, image in typed(options.files) or taken(place):
-            name = _free_name(Path(title).stem, names)
-            written.append(folder / f"{name}.png")
+            names.append(free_name(f"{Path(title).stem.replace(' ', '_')}_kept", names))
+            written.append(folder / f"{names[-1]}.png")
             _show(classifier, image, title, written[-1], top=options.top)
         return written
     finally:
@@ -68,11 +68,7 @@ def typed(files: Sequence[str]) -> list[tuple[str, np.ndarray]]:
     Raises:
         UserError: a folder without pictures, or a file that is none.
     """
-    paths: list[Path] = []
-    for name in files:
-        path = Path(name)
-        paths += find_pictures(path) if path.is_dir() else [path]
-    return [(str(path), np.asarray(read_picture(path))) for path in paths]
+    return [(str(path), np.asarray(read_picture(path))) for path in typed_pictures(files)]
 
 
 def taken(model: Path) -> Iterator[tuple[str, np.ndarray]]:
@@ -89,16 +85,6 @@ def taken(model: Path) -> Iterator[tuple[str, np.ndarray]]:
     split = data.split("test")
     for index in spread(len(split), TAKEN).tolist():
         yield f"test {index} {data.class_names[split.labels[index]]}", split.raw(index)
-
-
-def _free_name(stem: str, names: set[str]) -> str:
-    """A name for a picture's output that none had before: its own, if need be with a number."""
-    name, number = f"{stem.replace(' ', '_')}_kept", 1
-    while name in names:
-        number += 1
-        name = f"{stem.replace(' ', '_')}_kept{number}"
-    names.add(name)
-    return name
 
 
 def _show(classifier: Classifier, image: np.ndarray, title: str, path: Path, *, top: int) -> None:

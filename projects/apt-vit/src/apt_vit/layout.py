@@ -10,6 +10,7 @@ import os
 from pathlib import Path
 
 from apt_vit.config import Config, RunOptions
+from prunelab import util
 from prunelab.errors import UserError
 
 PICTURES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".webp")
@@ -88,16 +89,11 @@ def newest_model() -> Path:
         UserError: there is none.
     """
     roots = list(dict.fromkeys([runs_root(), place(RunOptions().output_dir)]))
-    found = [
-        spot
-        for root in roots
-        for depth in ("*", "*/*", "*/*/*")
-        for spot in root.glob(f"{depth}/best/config.json")
-    ]
-    if not found:
+    found = util.newest_model(*roots)
+    if found is None:
         places = " and ".join(map(str, roots))
         raise UserError(f"no trained model in {places}: run `train` first, or name one with --model")
-    return max(found, key=lambda file: file.stat().st_mtime).parent
+    return found
 
 
 def run_config(model: Path) -> Path | None:

@@ -15,10 +15,10 @@ from channel_prune.layout import newest_model
 from channel_prune.options import DemoOptions
 from prunelab import dist
 from prunelab.data.pictures import read_picture
-from prunelab.data.segmentation import find_pictures
+from prunelab.data.segmentation import typed_pictures
 from prunelab.data.synthetic.shape_classes import make_picture
 from prunelab.errors import UserError, entry
-from prunelab.util import atomic_write
+from prunelab.util import atomic_write, free_name
 
 OUTPUT = "demo"
 MADE, MADE_SEED, MADE_SIDE = 5, 777, 96
@@ -39,7 +39,7 @@ def demo(options: DemoOptions) -> list[Path]:
         place = Path(options.model) if options.model else newest_model()
         model = channel_prune.load(place, device=str(device))
         folder = Path(options.output or OUTPUT)
-        pictures = chosen(options.files) or made(model.saved.dataset, folder)
+        pictures = typed_pictures(options.files) or made(model.saved.dataset, folder)
         written = []
         for picture, name in zip(pictures, file_names(pictures), strict=True):
             image, said = read_picture(picture), ""
@@ -62,19 +62,6 @@ def demo(options: DemoOptions) -> list[Path]:
         dist.stop()
 
 
-def chosen(files: Sequence[str]) -> list[Path]:
-    """The pictures that were typed: files, and folders with all that is in them.
-
-    Raises:
-        UserError: a folder without pictures.
-    """
-    found: list[Path] = []
-    for name in files:
-        path = Path(name)
-        found += find_pictures(path) if path.is_dir() else [path]
-    return found
-
-
 def made(dataset: str, folder: Path) -> list[Path]:
     """Pictures for a network that learnt the embedded set, written into a folder.
 
@@ -94,11 +81,7 @@ def file_names(pictures: Sequence[Path]) -> list[str]:
     """A name for each picture's output: its own and ``_found``, with a number where names are equal."""
     names: list[str] = []
     for picture in pictures:
-        stem, number = f"{picture.stem}_found", 1
-        while stem in names:
-            number += 1
-            stem = f"{picture.stem}_found{number}"
-        names.append(stem)
+        names.append(free_name(f"{picture.stem}_found", names))
     return names
 
 

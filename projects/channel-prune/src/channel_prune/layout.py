@@ -10,6 +10,7 @@ import os
 from pathlib import Path
 
 from channel_prune.config import Config, RunOptions
+from prunelab import util
 from prunelab.errors import UserError
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -132,11 +133,10 @@ def newest_model() -> Path:
         UserError: there is none.
     """
     root = runs_root()
-    for kind in ("slim", "best"):
-        found = [spot for depth in ("*", "*/*", "*/*/*") for spot in root.glob(f"{depth}/{kind}/config.json")]
-        if found:
-            return max(found, key=lambda file: file.stat().st_mtime).parent
-    raise UserError(f"{root} holds no trained model: run `train` first, or name one with --model")
+    found = util.newest_model(root, kind="slim") or util.newest_model(root)
+    if found is None:
+        raise UserError(f"{root} holds no trained model: run `train` first, or name one with --model")
+    return found
 
 
 def run_config(model: Path) -> Path | None:

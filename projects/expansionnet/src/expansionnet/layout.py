@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from expansionnet.config import Config, RunOptions
+from prunelab import util
 from prunelab.errors import UserError
 
 RAW_DATA, SAVES = "github_ignore_material/raw_data", "github_ignore_material/saves"
@@ -100,13 +101,8 @@ def newest_model() -> Path:
         UserError: there is none.
     """
     roots = list(dict.fromkeys([runs_root(), written(SAVES)]))
-    spots = [
-        spot
-        for root in roots
-        for depth in ("*", "*/*", "*/*/*")
-        for spot in root.glob(f"{depth}/best/config.json")
-    ]
-    if not spots:
+    newest = util.newest_model(*roots)
+    if newest is None:
         places = " and ".join(map(str, roots))
         raise UserError(f"no trained model in {places}: run `train` first, or name one with --model")
-    return max(spots, key=lambda file: file.stat().st_mtime).parent
+    return newest

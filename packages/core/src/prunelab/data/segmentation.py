@@ -105,6 +105,16 @@ def find_pictures(folder: StrPath) -> list[Path]:
     return found
 
 
+def typed_pictures(names: Iterable[StrPath]) -> list[Path]:
+    """Pictures as a user types them: files, which are not looked at, and folders with all that is in them.
+
+    Raises:
+        UserError: a folder without pictures.
+    """
+    paths = [Path(name) for name in names]
+    return [picture for path in paths for picture in (find_pictures(path) if path.is_dir() else [path])]
+
+
 def pair_by_name(images: StrPath, labels: StrPath) -> list[Sample]:
     """Pair the pictures of one folder with label maps of the same name (``.png``) in another one.
 

@@ -7,8 +7,7 @@ Dropped logits are held against `apt_vit.tokens.passes.dropped`, picture by pict
 
 from __future__ import annotations
 
-import statistics
-import time
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -28,6 +27,7 @@ from apt_vit.tokens.macs import lengths_of, macs_of, mean_macs
 from apt_vit.tokens.rules import Rule
 from prunelab.bench import Figure, Result, Row, Skip, compare
 from prunelab.onednn import OneDNN, available
+from prunelab.report import latency
 
 CLOSE = 1e-5
 """Most difference of logits, as a share of the largest one."""
@@ -271,13 +271,7 @@ def agents(pictures: int, *, at_most: float | None = 0.5, size: Size | None = No
 
 def _median(call: Callable[[], object], rounds: int) -> float:
     """Seconds of a call."""
-    call()
-    seconds = []
-    for _ in range(rounds):
-        start = time.perf_counter()
-        call()
-        seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds)
+    return latency(call, calls=rounds, warmup=1, most_seconds=math.inf).median
 
 
 # --- a graphics card ---

@@ -9,9 +9,8 @@ the gradients of every step of the sampling and counts the n-grams of every refe
 
 from __future__ import annotations
 
-import statistics
+import math
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -27,6 +26,7 @@ from prunelab.bench.reference_caption import bleu, cider_d, document_frequency
 from prunelab.caption.frequency import DocumentFrequency
 from prunelab.decode import Draw, State
 from prunelab.decode.protocol import map_tensors
+from prunelab.report import latency
 from smp_caption.config import Config, ModelConfig, QuirksConfig, ScstConfig
 from smp_caption.learning.scst import SelfCritical
 from smp_caption.model import Inputs, Network, build
@@ -279,13 +279,7 @@ def rewards(size: ScstSize = UP_DOWN) -> Row:
 
 def _seconds(run: Callable[[], object], calls: int) -> float:
     """The median of some calls after one that does not count."""
-    run()
-    found = []
-    for _ in range(calls):
-        start = time.perf_counter()
-        run()
-        found.append(time.perf_counter() - start)
-    return statistics.median(found)
+    return latency(run, calls=calls, warmup=1, most_seconds=math.inf).median
 
 
 def share(size: ScstSize) -> Figure:
