@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,20 @@ def test_scores_are_drawn_with_a_line_for_each_way_to_prune() -> None:
     lines = {line.get_label(): list(line.get_ydata()) for line in up_down.lines}
     assert lines == {"dense": [1.1, 1.1], "SMP": [1.0, 1.2], "SNIP": [0.3]}
     assert [label.get_text() for label in up_down.get_xticklabels()] == ["90 %", "80 %"]
+
+
+def test_runs_that_meet_one_target_stand_above_one_another() -> None:
+    exact, near = (
+        replace(
+            result("up_down_lstm_prune", method, 1, 0.3),
+            weights=Weights(parameters=1, masks=SparsityReport(kept={"a": kept}, sizes={"a": 100_000})),
+        )
+        for method, kept in (("snip", 5000), ("supermask", 5004))
+    )
+    [axis] = plots.score_figure([near, exact], "CIDEr").axes
+    assert [label.get_text() for label in axis.get_xticklabels()] == ["95 %"]
+    across = [axis.transLimits.transform(axis.transScale.transform((x, 0.3)))[0] for x in (0.05, 0.05004)]
+    assert across == pytest.approx([0.5, 0.5], abs=0.01)
 
 
 def test_scores_of_runs_are_drawn_from_their_folders(

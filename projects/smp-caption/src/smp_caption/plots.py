@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 MOST_NAMES = 40
 """More masks than these are shown together by the module that they are in."""
+LEAST_WIDTH = 1.25
+"""Shares of weights that are left this factor apart have room for ticks of their own."""
 TYPES = (".png", ".pdf", ".svg")
 METHODS = {
     "supermask": "SMP",
@@ -117,9 +119,12 @@ def score_figure(results: Sequence[Result], score: str, title: str = "") -> Figu
                 points = zip(*sorted(lines[method]), strict=True)
                 axis.plot(*points, marker="o", color=colours(number), markersize=4, label=label)
         axis.set_xscale("log")
+        lefts = sorted(left for points in lines.values() for left, _ in points)
+        axis.set_xticks(_apart([round(left, 4) for left in lefts]))
+        if lefts and lefts[-1] < lefts[0] * LEAST_WIDTH:  # runs of one target, which meet it to a few weights
+            middle = (lefts[0] * lefts[-1]) ** 0.5
+            axis.set_xlim(middle / LEAST_WIDTH, middle * LEAST_WIDTH)
         axis.invert_xaxis()
-        ticks = sorted({round(left, 4) for points in lines.values() for left, _ in points})
-        axis.set_xticks(_apart(ticks))
         axis.tick_params(labelsize=8)
         axis.xaxis.set_minor_locator(NullLocator())
         axis.xaxis.set_major_formatter(FuncFormatter(lambda left, _: f"{100 * (1 - left):.4g} %"))
@@ -131,11 +136,11 @@ def score_figure(results: Sequence[Result], score: str, title: str = "") -> Figu
     return figure
 
 
-def _apart(ticks: Sequence[float], factor: float = 1.25) -> list[float]:
+def _apart(ticks: Sequence[float]) -> list[float]:
     """Those of some ticks on a logarithmic axis that leave each other room."""
     chosen: list[float] = []
     for tick in ticks:
-        if not chosen or tick > chosen[-1] * factor:
+        if not chosen or tick > chosen[-1] * LEAST_WIDTH:
             chosen.append(tick)
     return chosen
 
