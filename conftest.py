@@ -50,6 +50,22 @@ def real_data() -> Path:
 
 
 @pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No folder but those of the test counts, and no other process."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("PRUNELAB_RUNS", "PRUNELAB_DATA", "CHANNEL_PRUNE_MODE", "WORLD_SIZE", "RANK"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="session")
+def unsynced() -> Iterator[None]:
+    """Nothing that a test writes must outlast a power cut; the disk would take longer than the rest."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
+        yield
+
+
+@pytest.fixture
 def killer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Killer]:
     """Ends runs in the test's folder where the test says so."""
     armed = Killer(monkeypatch, tmp_path)

@@ -22,14 +22,6 @@ LAUNCHERS = ("local.sh", "train_cifar.sh", "slurm.sh")
 SHIMS = ("train.py", "infer.py")
 
 
-@pytest.fixture
-def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No folder but those of a test counts."""
-    monkeypatch.chdir(tmp_path)
-    for name in ("PRUNELAB_RUNS", "PRUNELAB_DATA", "WORLD_SIZE"):
-        monkeypatch.delenv(name, raising=False)
-
-
 def changed(cfg: Config, **values: Any) -> Config:
     """A configuration with some fields set."""
     for name, value in values.items():

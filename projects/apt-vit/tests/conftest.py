@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from apt_vit.config import Config
 from apt_vit.lowering import lower_values
-from prunelab.data.cifar import CifarSplit, write_binary
+from testing.pictures import write_colours
 
 UPDATES, EVALUATE, SAVE = 6, 2, 3
 """Updates of a tiny training, between two evaluations, and between two checkpoints."""
 PICTURES = {"train": 50, "test": 23}
-CLASSES = 10
 TINY: dict[str, Any] = {
     "dataset": "cifar10",
     "checksum": "warn",
@@ -49,15 +46,6 @@ Build = Callable[..., Config]
 Finished = Callable[..., Path]
 
 
-def colours(count: int, seed: int) -> CifarSplit:
-    """Pictures whose class is their colour, with noise."""
-    generator = np.random.default_rng(seed)
-    table = np.random.default_rng(99).integers(40, 216, (CLASSES, 3))
-    labels = generator.permutation(np.arange(count) % CLASSES)
-    noise = generator.integers(-40, 40, (count, 32, 32, 3))
-    return CifarSplit((table[labels][:, None, None] + noise).astype(np.uint8), labels.astype(np.int64))
-
-
 def words(values: dict[str, Any]) -> list[str]:
     """The command line that says some fields."""
     from apt_vit.cli import ORIGINAL
@@ -73,18 +61,15 @@ def words(values: dict[str, Any]) -> list[str]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def unsynced() -> Iterator[None]:
-    """Nothing that a test writes must outlast a power cut; the disk would take longer than the rest."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "fsync", lambda _: None)
-        yield
+def fast_disk(unsynced: None) -> None:
+    """Many tests write small files."""
 
 
 @pytest.fixture(scope="session")
 def values(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """`TINY` with its data set."""
     folder = tmp_path_factory.mktemp("data")
-    write_binary(folder, colours(PICTURES["train"], 1), colours(PICTURES["test"], 2))
+    write_colours(folder, **PICTURES)
     return TINY | {"data_dir": str(folder)}
 
 

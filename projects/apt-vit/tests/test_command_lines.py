@@ -16,7 +16,6 @@ from apt_vit.options import MODES
 from prunelab.config import to_plain
 from prunelab.errors import UserError
 
-from .commands import alone as alone
 from .commands import changed, inferred, typed
 
 pytestmark = pytest.mark.usefixtures("alone")

@@ -24,7 +24,6 @@ from prunelab.doors import PRESETS, field_docs
 from prunelab.errors import UserError
 
 from .commands import PROJECT, typed
-from .commands import alone as alone
 
 # --- how many parameters a network has, counted from its description ---
 

@@ -12,7 +12,6 @@ from apt_vit.lowering import run_base
 from prunelab.config import to_plain, yaml_text
 from prunelab.errors import UserError
 
-from .commands import alone as alone
 from .commands import typed
 
 pytestmark = pytest.mark.usefixtures("alone")

@@ -20,7 +20,6 @@ from apt_vit.options import (
 )
 from prunelab.errors import UserError
 
-from .commands import alone as alone
 from .commands import changed, typed
 
 pytestmark = pytest.mark.usefixtures("alone")

@@ -25,7 +25,6 @@ from apt_vit.tokens.macs import lengths_of, macs_of
 from testing.documents import fences, last_column, lines_to_type
 
 from .commands import PROJECT, SHIMS, UV, Documented
-from .commands import alone as alone
 
 DOCS = PROJECT.parents[1] / "docs"
 README = (PROJECT / "README.md").read_text(encoding="utf-8")

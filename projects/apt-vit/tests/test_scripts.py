@@ -11,7 +11,6 @@ import pytest
 from testing.launching import RECORDER, SLOW, SLURM, SRUN, copy_of, got, interrupted, stand_ins, start
 
 from .commands import PROJECT, SHIMS, script_words, typed
-from .commands import alone as alone
 
 SCRIPTS = PROJECT / "scripts"
 README = (

@@ -29,14 +29,6 @@ PARSERS = {
 """Programs whose arguments are read, since nothing that they need is there."""
 
 
-@pytest.fixture
-def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No folder but those of a test counts."""
-    monkeypatch.chdir(tmp_path)
-    for name in ("PRUNELAB_RUNS", "PRUNELAB_DATA", "CHANNEL_PRUNE_MODE", "WORLD_SIZE"):
-        monkeypatch.delenv(name, raising=False)
-
-
 def changed(cfg: Config, **values: Any) -> Config:
     """A configuration with some fields set, copies included."""
     for name, value in values.items():

@@ -16,7 +16,6 @@ from prunelab.config import to_plain
 from prunelab.errors import UserError
 
 from .commands import PRUNED, base, changed, typed, value
-from .commands import alone as alone
 
 pytestmark = pytest.mark.usefixtures("alone")
 

@@ -21,7 +21,6 @@ from channel_prune.model import build
 from prunelab.config import from_plain, to_plain, yaml_text
 from prunelab.doors import field_docs
 
-from .commands import alone as alone
 from .commands import typed
 
 # --- how many parameters a network has, counted from its description ---

@@ -20,8 +20,6 @@ from channel_prune.preprocess import preprocess_of
 from prunelab.errors import UserError
 from testing.mistakes import Fails
 
-from .commands import alone as alone
-
 pytestmark = pytest.mark.usefixtures("alone")
 
 NAMES = ("background", "cat", "dog", "fox")

@@ -15,7 +15,6 @@ from channel_prune.options import ExportOptions
 from prunelab.config import to_plain, yaml_text
 from prunelab.errors import UserError
 
-from .commands import alone as alone
 from .commands import base, changed, typed
 
 pytestmark = pytest.mark.usefixtures("alone")

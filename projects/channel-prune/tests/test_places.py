@@ -10,7 +10,6 @@ from channel_prune import layout
 from prunelab.errors import UserError
 
 from .commands import PRUNED, base, changed, typed
-from .commands import alone as alone
 
 pytestmark = pytest.mark.usefixtures("alone")
 

@@ -105,14 +105,6 @@ def launch_words(script: Path) -> list[str]:
     return words[:-1]
 
 
-@pytest.fixture
-def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No folder but those of a test counts, and no other process."""
-    monkeypatch.chdir(tmp_path)
-    for name in ("PRUNELAB_RUNS", "PRUNELAB_DATA", "WORLD_SIZE", "RANK"):
-        monkeypatch.delenv(name, raising=False)
-
-
 def changed(cfg: Config, **values: Any) -> Config:
     """A configuration with some fields set, by their names alone."""
     for name, value in values.items():

@@ -26,7 +26,6 @@ from expansionnet.options import (
 from prunelab.errors import UserError
 
 from .commands import PROJECT, README_COMMANDS, Documented, changed, faithful, typed, words_of
-from .commands import alone as alone
 
 pytestmark = pytest.mark.usefixtures("alone")
 

@@ -20,7 +20,6 @@ from prunelab.config import from_plain, to_plain, yaml_text
 from prunelab.doors import field_docs
 
 from .commands import PROJECT, README_COMMANDS, launch_words, parameters, typed, words_of
-from .commands import alone as alone
 
 pytestmark = pytest.mark.usefixtures("alone")
 

@@ -15,7 +15,6 @@ from prunelab.config import save_yaml
 from prunelab.errors import UserError
 from testing.mistakes import Fails
 
-from .commands import alone as alone
 from .small import captioner
 
 pytestmark = pytest.mark.usefixtures("alone")

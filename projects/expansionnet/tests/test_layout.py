@@ -11,8 +11,6 @@ from expansionnet import layout
 from expansionnet.lowering import model_config
 from prunelab.errors import UserError
 
-from .commands import alone as alone
-
 pytestmark = pytest.mark.usefixtures("alone")
 
 RAW, SAVES = Path("github_ignore_material/raw_data"), Path("github_ignore_material/saves")

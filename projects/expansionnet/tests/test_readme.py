@@ -16,7 +16,6 @@ from expansionnet.lowering import FAITHFUL
 from testing.documents import fences, last_column, lines_to_type
 
 from .commands import PROJECT, README_COMMANDS, UV, Documented, words_of
-from .commands import alone as alone
 from .small import captioner
 
 DOCS = PROJECT.parents[1] / "docs"

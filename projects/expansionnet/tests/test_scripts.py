@@ -16,7 +16,6 @@ from prunelab.errors import UserError
 from testing.launching import RECORDER, SLOW, SLURM, SRUN, copy_of, got, interrupted, stand_ins, start
 
 from .commands import PROJECT, README_COMMANDS, launch_words, words_of
-from .commands import alone as alone
 
 SCRIPTS = PROJECT / "scripts"
 SHIMS = [PROJECT / words_of(command)[1] for command in README_COMMANDS.values()]
