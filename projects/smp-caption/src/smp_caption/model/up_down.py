@@ -17,6 +17,7 @@ from prunelab.mask import MaskedEmbedding, MaskedLSTMCell, MaskSpec, Redrawn
 from smp_caption.config import ModelConfig
 from smp_caption.model.layers import effective, make_embedding, make_linear
 from smp_caption.model.network import Inputs, Network, check_size
+from smp_caption.model.products import Deferred
 
 # B images, S regions, D feature size, K captions an image, N = B * K, T tokens
 # V vocabulary, E word width, R hidden units, A attention units
@@ -96,9 +97,8 @@ class _Shared:
     att_fc: Tensor  # (4R, R)
     att_word: Tensor  # (4R, E)
     att_bias: Tensor  # (4R,)
-    att_recurrent: Tensor  # (4R, 2R) for [h_lang, h_att]
-    lang: Tensor  # (4R, 3R) for [context, h_att, h_lang]
-    lang_bias: Tensor  # (4R,)
+    att_recurrent: Deferred  # (4R, 2R) for [h_lang, h_att]
+    lang: Deferred  # (4R, 3R) for [context, h_att, h_lang]
     h2att: Tensor  # (A, R)
     h2att_bias: Tensor  # (A,)
     alpha: Tensor  # (1, A)
@@ -115,9 +115,8 @@ class _Shared:
             att_fc=of_fc,
             att_word=of_word,
             att_bias=core.att_lstm.bias_ih + core.att_lstm.bias_hh,
-            att_recurrent=torch.cat([of_lang, att_hh], dim=1),
-            lang=torch.cat(lang, dim=1),
-            lang_bias=core.lang_lstm.bias_ih + core.lang_lstm.bias_hh,
+            att_recurrent=Deferred(torch.cat([of_lang, att_hh], dim=1)),
+            lang=Deferred(torch.cat(lang, dim=1), core.lang_lstm.bias_ih + core.lang_lstm.bias_hh),
             h2att=effective(core.attention.h2att),
             h2att_bias=core.attention.h2att.bias,
             alpha=effective(core.attention.alpha_net),
@@ -135,7 +134,7 @@ class _Shared:
     def step(self, fixed: Tensor, words: Tensor, encoded: Encoded, hidden: Hidden) -> Hidden:
         """One time step: fixed gates (B, 4R), word gates (N, 4R)."""
         rows, images = words.shape[0], fixed.shape[0]
-        gates = F.linear(torch.cat([hidden.h_lang, hidden.h_att], dim=1), self.att_recurrent) + words
+        gates = self.att_recurrent(torch.cat([hidden.h_lang, hidden.h_att], dim=1)) + words
         gates = (gates.view(images, -1, gates.shape[1]) + fixed.unsqueeze(1)).view(rows, -1)
         h_att, c_att = _lstm(gates, hidden.c_att)
         query = F.linear(h_att, self.h2att, self.h2att_bias).view(images, -1, 1, self.h2att.shape[0])
@@ -143,7 +142,7 @@ class _Shared:
         scores = F.linear(energy, self.alpha, self.alpha_bias).squeeze(-1)
         context = _attend(scores, encoded, rows)
         joined = torch.cat([context, h_att, hidden.h_lang], dim=1)
-        h_lang, c_lang = _lstm(F.linear(joined, self.lang, self.lang_bias), hidden.c_lang)
+        h_lang, c_lang = _lstm(self.lang(joined), hidden.c_lang)
         return Hidden(h_att, c_att, h_lang, c_lang)
 
 
