@@ -28,7 +28,6 @@ from prunelab.util import (
     human_names,
     human_seconds,
     in_parts,
-    newest_model,
     read_json,
     recover_folder,
     restricted_load,
@@ -350,15 +349,3 @@ def test_a_name_that_is_taken_gets_a_number() -> None:
     assert free_name("cat", []) == "cat"
     assert free_name("cat", ["cat", "cat3"]) == "cat2"
     assert free_name("cat", {"cat", "cat2"}) == "cat3"
-
-
-def test_the_newest_model_is_found_in_runs_stages_and_tours(tmp_path: Path) -> None:
-    assert newest_model(tmp_path / "nowhere", tmp_path) is None
-    for age, place in enumerate(("a/b/c/best", "a/best", "a/slim", "a/b/c/d/best")):
-        file = tmp_path / place / "config.json"
-        file.parent.mkdir(parents=True)
-        file.touch()
-        os.utime(file, (1000 - age, 1000 - age))
-    assert newest_model(tmp_path) == tmp_path / "a/b/c/best"
-    assert newest_model(tmp_path / "a", tmp_path) == tmp_path / "a/b/c/best"
-    assert newest_model(tmp_path, kind="slim") == tmp_path / "a/slim"

@@ -60,7 +60,6 @@ def test_data_and_runs_elsewhere_are_found_by_the_same_names(roots: dict[str, Pa
     assert layout.found(SAVES / "xe/last") == weights
     assert layout.found("nowhere") == Path("nowhere")
     assert layout.found("/nowhere/MS_COCO_2014") == Path("/nowhere/MS_COCO_2014")
-    assert layout.runs_root() == runs
 
 
 def test_new_things_stay_where_typed_if_their_folder_is_there(roots: dict[str, Path], tmp_path: Path) -> None:
@@ -75,7 +74,6 @@ def test_new_things_stay_where_typed_if_their_folder_is_there(roots: dict[str, P
 
 def test_without_other_folders_everything_lies_in_the_originals() -> None:
     assert layout.written(RAW / "features.hdf5") == RAW / "features.hdf5"
-    assert layout.runs_root() == Path("runs")
 
 
 def test_the_newest_model_is_found_among_tours_and_checkpoints() -> None:

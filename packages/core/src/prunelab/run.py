@@ -380,8 +380,7 @@ class Run(AbstractContextManager["Run"]):
             values = {name: read(value) for name, value in results}
         if values:
             self._figures.write(values, at=at)
-            told = {name: v for name, v in values.items() if tell is None or name in tell}
-            if told:
+            if told := {name: v for name, v in values.items() if tell is None or name in tell}:
                 self.say(f"step {self.step}: " + "  ".join(f"{name} {number(v)}" for name, v in told.items()))
         return values
 

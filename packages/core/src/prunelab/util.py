@@ -254,22 +254,6 @@ def in_parts(work: Callable[[int, int], object], items: int, threads: int = 2, *
         other.result()
 
 
-def newest_model(*roots: Path, kind: str = "best") -> Path | None:
-    """The model folder of this name that was written last in any run, stage or tour; None: there is none.
-
-    Args:
-        roots: Where runs lie.
-        kind: Name of the folder in a run.
-    """
-    found = [
-        file
-        for root in roots
-        for depth in ("*", "*/*", "*/*/*")
-        for file in root.glob(f"{depth}/{kind}/config.json")
-    ]
-    return max(found, key=lambda file: file.stat().st_mtime).parent if found else None
-
-
 def sha256_file(path: StrPath) -> str:
     """The SHA-256 of a file's bytes, as 64 hexadecimal digits."""
     with open(path, "rb") as file:

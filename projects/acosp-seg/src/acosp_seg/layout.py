@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from pathlib import Path, PurePosixPath
 
-from prunelab import util
+from prunelab import doors
 from prunelab.errors import UserError
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -26,16 +26,11 @@ def data_root() -> Path:
     return Path(os.environ.get("PRUNELAB_DATA") or "/data")
 
 
-def runs_root() -> Path:
-    """Where runs lie that name no folder of their own: PRUNELAB_RUNS, else ``runs`` in the working folder."""
-    return Path(os.environ.get("PRUNELAB_RUNS") or "runs")
-
-
 def _moved(path: PurePosixPath, root: str, name: str = "") -> Path:
     """A path below one of the original's folders of runs: below the same folder where there is one."""
     if not os.environ.get("PRUNELAB_RUNS") and Path(root).is_dir():
         return Path(path)
-    return runs_root() / name / path.relative_to(root)
+    return doors.runs_root() / name / path.relative_to(root)
 
 
 def resolve(path: str | Path) -> Path:
@@ -77,8 +72,8 @@ def newest_model() -> Path:
     Raises:
         UserError: there is no run.
     """
-    root = runs_root()
-    found = util.newest_model(root)
+    root = doors.runs_root()
+    found = doors.newest_model(root)
     if found is None:
         raise UserError(f"{root} holds no trained model: run `train` first, or name one with --model")
     return found

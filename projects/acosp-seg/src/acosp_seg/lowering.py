@@ -8,9 +8,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from acosp_seg.config import DATASETS, Config, QuirkConfig
-from acosp_seg.layout import find_config, newest_model, resolve, run_config, runs_root
+from acosp_seg.layout import find_config, newest_model, resolve, run_config
 from prunelab.config import Flat, to_plain
-from prunelab.doors import apply_pairs, did_you_mean, read_sections
+from prunelab.doors import apply_pairs, did_you_mean, read_sections, runs_root
 from prunelab.errors import UserError
 
 FIELDS = Flat(Config)

@@ -10,11 +10,11 @@ from pathlib import Path
 from acosp_seg.compare import Rival, constant_row, draw, rivals, row_of, table_of
 from acosp_seg.config import Config
 from acosp_seg.data import SegmentationData, open_data
-from acosp_seg.layout import runs_root
 from acosp_seg.lowering import TOUR_PRUNED
 from acosp_seg.segmenter import Segmenter
 from prunelab import dist
 from prunelab.data.segmentation import Sample
+from prunelab.doors import runs_root
 from prunelab.hub import is_model_folder
 from prunelab.tour import begin_tour, end_tour
 from prunelab.util import write_json

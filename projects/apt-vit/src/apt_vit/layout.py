@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 
 from apt_vit.config import Config, RunOptions
-from prunelab import util
+from prunelab import doors
 from prunelab.errors import UserError
 
 PICTURES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".webp")
@@ -23,11 +23,6 @@ FAKE_DATA = "fake_data"
 def data_root() -> Path:
     """The folder of data sets: PRUNELAB_DATA, else ``./data``."""
     return Path(os.environ.get("PRUNELAB_DATA") or "./data")
-
-
-def runs_root() -> Path:
-    """Where tours lie: PRUNELAB_RUNS, else ``runs`` in the working folder."""
-    return Path(os.environ.get("PRUNELAB_RUNS") or "runs")
 
 
 def data_dir(dataset: str) -> str:
@@ -88,8 +83,8 @@ def newest_model() -> Path:
     Raises:
         UserError: there is none.
     """
-    roots = list(dict.fromkeys([runs_root(), place(RunOptions().output_dir)]))
-    found = util.newest_model(*roots)
+    roots = list(dict.fromkeys([doors.runs_root(), place(RunOptions().output_dir)]))
+    found = doors.newest_model(*roots)
     if found is None:
         places = " and ".join(map(str, roots))
         raise UserError(f"no trained model in {places}: run `train` first, or name one with --model")

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from apt_vit.config import Config
-from apt_vit.layout import runs_root
 from apt_vit.lowering import TOUR
 from apt_vit.options import ExportOptions
 from apt_vit.summary import SUMMARY, table_of
 from prunelab import dist
+from prunelab.doors import runs_root
 from prunelab.tour import begin_tour, end_tour
 from prunelab.util import read_json, write_json
 

@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 
 from channel_prune.config import Config, RunOptions
-from prunelab import util
+from prunelab import doors
 from prunelab.errors import UserError
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -27,11 +27,6 @@ PICTURES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".webp")
 def data_root() -> Path:
     """The folder of data sets: PRUNELAB_DATA, else ``data`` in the working folder."""
     return Path(os.environ.get("PRUNELAB_DATA") or "data")
-
-
-def runs_root() -> Path:
-    """Where tours lie: PRUNELAB_RUNS, else ``runs`` in the working folder."""
-    return Path(os.environ.get("PRUNELAB_RUNS") or "runs")
 
 
 def read_path_conf(path: Path) -> dict[str, str]:
@@ -78,7 +73,7 @@ def place(path: str | Path) -> Path:
     PRUNELAB_RUNS where that is set, unless it exists in the working folder alone.
     """
     found = Path(path)
-    roots = [runs_root(), Path()] if os.environ.get("PRUNELAB_RUNS") else [Path()]
+    roots = [doors.runs_root(), Path()] if os.environ.get("PRUNELAB_RUNS") else [Path()]
     folder = found.parent if ".ckpt" in found.name else found
     spots = [root / part for part in (found, folder) for root in roots]  # an absolute part has no root
     return next((spot for spot in spots if spot.exists()), roots[0] / folder)
@@ -127,13 +122,13 @@ def count_classes(folder: Path) -> tuple[int, int]:
 
 
 def newest_model() -> Path:
-    """The slim network of the newest tour or run in `runs_root`, or the best one of a run without.
+    """The slim network of the newest tour or run where runs lie, or the best one of a run without.
 
     Raises:
         UserError: there is none.
     """
-    root = runs_root()
-    found = util.newest_model(root, kind="slim") or util.newest_model(root)
+    root = doors.runs_root()
+    found = doors.newest_model(root, kind="slim") or doors.newest_model(root)
     if found is None:
         raise UserError(f"{root} holds no trained model: run `train` first, or name one with --model")
     return found

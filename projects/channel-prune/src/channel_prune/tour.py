@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from channel_prune.config import Config
-from channel_prune.layout import runs_root
 from channel_prune.summary import SUMMARY, table_of
 from prunelab import dist
+from prunelab.doors import runs_root
 from prunelab.tour import begin_tour, end_tour
 from prunelab.util import read_json, write_json
 

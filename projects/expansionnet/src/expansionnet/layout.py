@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from expansionnet.config import Config, RunOptions
-from prunelab import util
+from prunelab import doors
 from prunelab.errors import UserError
 
 RAW_DATA, SAVES = "github_ignore_material/raw_data", "github_ignore_material/saves"
@@ -33,11 +33,6 @@ def run_kind(cfg: Config) -> str:
     """Which of `KINDS` a run is."""
     training = REINFORCE if cfg.scst.reinforce else XE
     return f"end_to_end_{training}" if cfg.model.is_end_to_end else training
-
-
-def runs_root() -> Path:
-    """Where runs lie that name no folder, such as tours: PRUNELAB_RUNS, else ``runs`` here."""
-    return Path(os.environ.get("PRUNELAB_RUNS") or "runs")
 
 
 def found(path: str | Path) -> Path:
@@ -100,8 +95,8 @@ def newest_model() -> Path:
     Raises:
         UserError: there is none.
     """
-    roots = list(dict.fromkeys([runs_root(), written(SAVES)]))
-    newest = util.newest_model(*roots)
+    roots = list(dict.fromkeys([doors.runs_root(), written(SAVES)]))
+    newest = doors.newest_model(*roots)
     if newest is None:
         places = " and ".join(map(str, roots))
         raise UserError(f"no trained model in {places}: run `train` first, or name one with --model")

@@ -21,11 +21,12 @@ from expansionnet.config import Config
 from expansionnet.data import open_data
 from expansionnet.data_generator import generate
 from expansionnet.export import export
-from expansionnet.layout import FAKE_DATA, runs_root
+from expansionnet.layout import FAKE_DATA
 from expansionnet.options import ExportOptions, GenerateOptions, TestOptions
 from expansionnet.test import find_subject, open_tested, score_splits
 from prunelab import dist
 from prunelab.caption.split import best_constant_caption
+from prunelab.doors import runs_root
 from prunelab.report import gallery, latency, result_table
 from prunelab.tour import begin_tour, end_tour
 from prunelab.util import human_bytes, write_json

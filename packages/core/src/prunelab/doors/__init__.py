@@ -25,6 +25,7 @@ from prunelab.doors.commands import (
 from prunelab.doors.files import YAML_FLOAT, YamlLoader, apply_pairs, read_sections, read_yaml
 from prunelab.doors.names import did_you_mean, nearest
 from prunelab.doors.parser import Parser
+from prunelab.doors.places import newest_model, runs_root
 from prunelab.doors.presets import PRESETS, Quirks
 from prunelab.doors.words import (
     FALSE_WORDS,
@@ -71,12 +72,14 @@ __all__ = [
     "installed_version",
     "natural_int",
     "nearest",
+    "newest_model",
     "none_word",
     "number",
     "positive_float",
     "positive_int",
     "read_sections",
     "read_yaml",
+    "runs_root",
     "tuple_literal",
     "typed_flags",
     "typed_options",
