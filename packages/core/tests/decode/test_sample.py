@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from prunelab.decode import DecodeOptions, State, decode, greedy, multinomial_draw, sample
+from prunelab.errors import UserError
 
 from .toy import BOS, EOS, PAD, table_model
 
@@ -164,3 +165,16 @@ def test_decode_chooses_the_method() -> None:
     assert decode(step, state, OPTIONS).tokens.shape == (2, 1, 7)
     assert decode(step, state, replace(OPTIONS, beam_size=3)).tokens.shape == (2, 3, 7)
     assert decode(step, state, replace(OPTIONS, beam_size=3, num_samples=4)).tokens.shape == (2, 4, 7)
+
+
+@pytest.mark.parametrize("rows", [None, 6])
+def test_what_is_not_finite_is_not_drawn_by(rows: int | None) -> None:
+    step, state = table_model(3, images=3, eos_bonus=0.0)
+
+    def broken(fed: Tensor, now: State) -> tuple[Tensor, State]:
+        log_probs, now = step(fed, now)
+        return log_probs.index_fill(0, torch.tensor([1]), torch.nan), now
+
+    options = replace(OPTIONS, num_samples=2)
+    with pytest.raises(UserError, match="no finite probabilities: expected finite weights and features"):
+        sample(broken, state, options, draw=None if rows is None else multinomial_draw(rows))

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from prunelab.decode.options import DecodeOptions
 from prunelab.decode.protocol import Decoded, State, StepFunction
+from prunelab.errors import UserError
 
 # B images, K captions an image, N = B * K rows, V vocabulary, L longest caption
 
@@ -56,6 +57,9 @@ def sample(
 
     Returns:
         ``num_samples`` captions an image, in the order drawn.
+
+    Raises:
+        UserError: the model gives probabilities that are not finite.
     """
     count = options.num_samples
     images, device = state.size
@@ -76,7 +80,12 @@ def sample(
         scaled = log_probs.detach()
         if options.temperature != 1.0:
             scaled = scaled / options.temperature
-        return pick(scaled.exp(), rows)
+        probabilities = scaled.exp()
+        if not bool(probabilities.sum().isfinite()):
+            raise UserError(
+                "a caption's next words have no finite probabilities: expected finite weights and features"
+            )
+        return pick(probabilities, rows)
 
     with torch.set_grad_enabled(options.gradients and torch.is_grad_enabled()):
         return _roll_out(step, state.expand(count), options, (images, count), choose)

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from prunelab.errors import UserError
 from prunelab.mask.supermask import MASK_SUFFIX, MaskSpec, masked_weight, round_mask, sample_mask
+from prunelab.util import human_names
 
 # V vocabulary, D embedding width, I inputs, H hidden units, N rows of a batch
 
@@ -411,7 +412,8 @@ def freeze(model: nn.Module, scope: tuple[str, ...], *, sampled: bool = False) -
     for prefix in scope:
         if not any(name.startswith(prefix) for name in names):
             raise UserError(
-                f"freeze scope {prefix!r} fits no mask: expected a prefix of one of {', '.join(names)}"
+                f"freeze scope {prefix!r} fits no mask: expected a prefix of one of "
+                f"{human_names(list(names))}"
             )
     frozen = []
     for path, layer in masked_layers(model):
