@@ -260,6 +260,9 @@ def test_a_transformer_of_another_size_is_named_by_its_first_differences(
         ),
         (("--dim_feedforward", "8"), r"w_1.weight 24x16 \(expected 8x16\)"),
         (("--share_att_encoder", "kv"), r"model.encoder.layers.0.self_attn"),
+        (("--share_layer_encoder", "(0, 0)"), r"model.encoder.layers.0.\S+ and \S+ differ, expected one"),
+        (("--num_heads", "4"), r"is of num_heads 2, this run of 4"),
+        (("--tokenizer", "bpe"), r"its tokenizer is word or radix, expected bpe"),
     ):
         words = command(tmp_path / "run", "--start_from", str(source), *extra, model="ort")
         fails(train.main, words, said)

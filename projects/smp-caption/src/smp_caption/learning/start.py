@@ -9,8 +9,9 @@ from torch import Tensor
 
 from prunelab.errors import UserError
 from prunelab.mask import MASK_SUFFIX
-from smp_caption.config import Config
-from smp_caption.files.original import BEST, BINARY, find
+from prunelab.util import read_json
+from smp_caption.config import UP_DOWN, Config
+from smp_caption.files.original import BEST, BINARY, CONFIG, find
 from smp_caption.model import Network
 from smp_caption.model.checkpoint import dense, load_original
 from smp_caption.pruner import KEPT, ONCE, first_weights, is_lottery, read_weights
@@ -46,6 +47,7 @@ def load_start(network: Network, cfg: Config, *, log: Callable[[str], None] | No
         return [fresh] if method in ONCE else []
     place = find(Path(cfg.run.start_from), last=cfg.run.resume_training)
     state, said = read_weights(place), [f"weights of {place}"]
+    _check_heads(place, cfg)
     masks = {name: dense(value) for name, value in state.items() if name.endswith(MASK_SUFFIX)}
     if method in KEPT and not masks:
         raise UserError(
@@ -63,6 +65,16 @@ def load_start(network: Network, cfg: Config, *, log: Callable[[str], None] | No
         for line in _differences(network, state, place):
             log(line)
     return said
+
+
+def _check_heads(place: Path, cfg: Config) -> None:
+    """Refuse weights of another number of heads, which the shapes of a plain transformer do not tell."""
+    file = (place if place.is_dir() else place.parent) / CONFIG
+    written = read_json(file) if file.is_file() else {}
+    sizes = written.get("model", written) if isinstance(written, dict) else {}
+    heads = sizes.get("num_heads", cfg.model.num_heads)
+    if cfg.model.caption_model not in UP_DOWN and heads != cfg.model.num_heads:
+        raise UserError(f"{place}: is of num_heads {heads}, this run of {cfg.model.num_heads}")
 
 
 def _differences(network: Network, state: Mapping[str, Tensor], place: Path) -> list[str]:
