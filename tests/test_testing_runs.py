@@ -9,7 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from testing.killing import Killer, kill_after_step
+from testing.killing import (
+    Killer,
+    Run,
+    check_killed_again_and_again,
+    check_killed_at_stages,
+    check_killed_with_workers,
+    kill_after_step,
+)
 from testing.runs import contents, newest_step, tensors, two_ranks
 
 
@@ -65,6 +72,42 @@ def test_a_killer_ends_its_process_at_the_stage_it_is_told(killer: Killer, tmp_p
             work()
         assert [name for name in ("a", "b") if (tmp_path / name).exists()] == ([left] if left else [])
         (tmp_path / "a").unlink(missing_ok=True)
+
+
+def counting(killer: Killer, folder: Path, *, keeps: bool = True) -> Run:
+    """Runs of nine steps that leave their number; without ``keeps`` they begin anew each time."""
+
+    def run(name: str, resume: bool) -> int:
+        file = folder / f"{name}.txt"
+        done = int(file.read_text()) if resume and file.exists() else 0
+        for step in range(done if keeps else 0, 9):
+            killer.tick("a step")
+            file.write_text(str(step + 1))
+        return int(file.read_text()) + (0 if keeps else done)
+
+    return run
+
+
+def test_runs_that_go_on_pass_every_check_of_kills(killer: Killer, tmp_path: Path) -> None:
+    run = counting(killer, tmp_path)
+    check_killed_at_stages(killer, run, first=1, every=2, least=8)
+    check_killed_again_and_again(killer, counting(killer, tmp_path), lambda _: 2)
+    (tmp_path / "killed.txt").unlink()
+    check_killed_with_workers(killer, run, run, share=0.7)
+
+
+def test_runs_that_forget_and_runs_that_are_too_short_or_never_end_are_refused(
+    killer: Killer, tmp_path: Path
+) -> None:
+    run = counting(killer, tmp_path, keeps=False)
+    with pytest.raises(AssertionError, match="killed at stage 5 of 9"):
+        check_killed_at_stages(killer, run, first=5, every=9, least=8)
+    with pytest.raises(AssertionError):
+        check_killed_at_stages(killer, run, first=1, every=1, least=9)
+    with pytest.raises(AssertionError, match="no start came to an end"):
+        check_killed_again_and_again(killer, run, lambda _: 2)
+    with pytest.raises(AssertionError):
+        check_killed_with_workers(killer, run, run)
 
 
 def test_a_process_that_ends_before_it_is_killed_is_told_with_its_last_words(tmp_path: Path) -> None:
