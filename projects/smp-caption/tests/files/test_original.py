@@ -19,7 +19,7 @@ from prunelab.mask.files import load_state
 from smp_caption import convert, export
 from smp_caption.captioner import Captioner
 from smp_caption.cli import ALL_GROUPS
-from smp_caption.config import Config, OptimConfig, PruneConfig, QuirksConfig
+from smp_caption.config import Config, DecodeConfig, OptimConfig, PruneConfig, QuirksConfig
 from smp_caption.files import original
 from smp_caption.options import ConvertOptions, ExportOptions, TestOptions
 from smp_caption.steps import make_optimizer
@@ -284,6 +284,15 @@ def test_configurations_of_older_versions_are_brought_up_to_date() -> None:
         one = original.up_to_date(old("0.1.0", **sizes, scst_beam_search=beam, scst_mode="greedy"), "c")
         assert (one["scst_sample"], one["scst_baseline"]) == (sample, "greedy")
         assert not {"scst_mode", "scst_beam_search"} & set(one)
+
+
+def test_options_of_decoding_that_were_written_into_a_configuration_by_hand_are_read(tmp_path: Path) -> None:
+    options = {"decoding_constraint": 1, "temperature": 2, "length_penalty": "wu_0.9", "group_size": 2}
+    (tmp_path / "config.json").write_text(json.dumps(old("1.0.0-alpha", **options)))
+    found = original.run_config(tmp_path).decode
+    assert found == DecodeConfig(
+        decoding_constraint=True, temperature=2.0, length_penalty="wu_0.9", group_size=2
+    )
 
 
 @pytest.mark.parametrize("weights", ["0.5,0,0,1", [0.5, 0, 0, 1]])

@@ -33,6 +33,7 @@ from smp_caption.config import (
     QuirksConfig,
     ScstConfig,
 )
+from smp_caption.features.extractor import Extractor, has_extractor
 from smp_caption.features.layout import FEATURE_DIRS
 from smp_caption.files.original_states import binary_mask_state, pruned_state, sparse_state
 from smp_caption.model import build
@@ -77,7 +78,7 @@ def find(path: Path, *, last: bool = False) -> Path:
 
 
 def load(path: Path, *, config_file: Path | None = None, device: str | torch.device = "cpu") -> Captioner:
-    """Load a captioner from any checkpoint.
+    """Load a captioner from any checkpoint; a file has an extractor where `export` wrote one beside it.
 
     Args:
         path: see `find`.
@@ -115,6 +116,7 @@ def load(path: Path, *, config_file: Path | None = None, device: str | torch.dev
         tokenizer=tokenizer,
         mask=mask,
         decode=decode,
+        extractor=Extractor.load(place.parent, torch.device(device)) if has_extractor(place.parent) else None,
         notes={"step": plain.get("best_global_step") or 0},
     )
 
@@ -171,6 +173,8 @@ def up_to_date(plain: Mapping[str, Any], where: str) -> dict[str, Any]:
             config |= {f"share_att_{part}": None, f"share_layer_{part}": None}
         config["no_box_trigonometric_embedding"] = not config.pop("box_trigonometric_embedding", True)
         config["num_heads"] = 8
+    if config.get("decoding_constraint") in (0, 1):  # no flag, but read where somebody wrote it in
+        config["decoding_constraint"] = bool(config["decoding_constraint"])
     return config
 
 
