@@ -70,8 +70,9 @@ def load_start(network: Network, cfg: Config, *, log: Callable[[str], None] | No
 def _check_heads(place: Path, cfg: Config) -> None:
     """Refuse weights of another number of heads, which the shapes of a plain transformer do not tell."""
     file = (place if place.is_dir() else place.parent) / CONFIG
-    written = read_json(file) if file.is_file() else {}
-    sizes = written.get("model", written) if isinstance(written, dict) else {}
+    sizes = read_json(file) if file.is_file() else {}
+    for group in ("config", "model"):  # of a model folder; the original's file is flat
+        sizes = sizes.get(group, sizes) if isinstance(sizes, dict) else {}
     heads = sizes.get("num_heads", cfg.model.num_heads)
     if cfg.model.caption_model not in UP_DOWN and heads != cfg.model.num_heads:
         raise UserError(f"{place}: is of num_heads {heads}, this run of {cfg.model.num_heads}")
