@@ -49,6 +49,11 @@ def snapshot(*folders: Path) -> dict[str, tuple[int, bytes]]:
     return {str(path): (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
 
 
+def begun(folder: Path) -> bool:
+    """Whether a folder holds a run, so that another start there is refused."""
+    return any((folder / name).exists() for name in ("metrics.jsonl", "once", "finished.json"))
+
+
 def cut(path: Path) -> None:
     """Take the last bytes of a file away."""
     path.write_bytes(path.read_bytes()[:-20])

@@ -15,16 +15,11 @@ from apt_vit import job, train
 from apt_vit import test as evaluation
 from apt_vit.lowering import lower_values
 from prunelab.checkpoint import listed, verify
-from testing.mistakes import Fails, cut, fill_disk, snapshot
+from testing.mistakes import Fails, begun, cut, fill_disk, snapshot
 
 from .conftest import Finished, words
 
 Values = Callable[..., dict[str, Any]]
-
-
-def begun(folder: Path) -> bool:
-    """Whether a folder holds a run, so that another start there is refused."""
-    return any((folder / name).exists() for name in ("metrics.jsonl", "once", "finished.json"))
 
 
 @pytest.fixture

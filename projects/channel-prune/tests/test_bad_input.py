@@ -18,16 +18,11 @@ from channel_prune.model.resnet_v2 import ResNetV2
 from prunelab.checkpoint import listed, verify
 from prunelab.util import read_json
 from testing.killing import Killer
-from testing.mistakes import Fails, cut, fill_disk, snapshot
+from testing.mistakes import Fails, begun, cut, fill_disk, snapshot
 
 from .conftest import Finished, words
 
 Values = Callable[..., dict[str, Any]]
-
-
-def begun(folder: Path) -> bool:
-    """Whether a folder holds a run, so that another start there is refused."""
-    return any((folder / name).exists() for name in ("metrics.jsonl", "once", "finished.json"))
 
 
 @pytest.fixture
