@@ -60,15 +60,6 @@ def test_captions_of_every_option_are_the_recorded_ones(folder: Folder) -> None:
     assert_recorded(folder, recorded_model(folder), entries, original=True)
 
 
-@pytest.mark.parity
-@of_kind("dense", "pruned")
-def test_caches_are_mixed_or_missing_where_those_of_the_recorded_network_are(folder: Folder) -> None:
-    model = decoding_as(model_of(folder), original=True)
-    mixed = folder.facts.get("decode_with_mixed_caches", False)
-    missing = folder.facts.get("decode_without_caches", False)
-    assert getattr(model, "caching", "exact") == ("mixed" if mixed else "none" if missing else "exact")
-
-
 def tokenizer_of(folder: Folder) -> Tokenizer:
     """The recorded tokenizer of the folder's configuration; the test is skipped where there is none."""
     wanted = folder.json("config.json")

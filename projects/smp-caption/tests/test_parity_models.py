@@ -193,7 +193,8 @@ def optimiser_of(folder: Folder, model: Network) -> tuple[torch.optim.Optimizer,
         prune = PruneConfig(prune_type="supermask", prune_supermask_lr=folder.facts["mask_lr"])
     optimiser = make_optimizer(model, optim, prune)
     for key, field in (("mask_lr", "lr"), ("mask_eps", "eps"), ("mask_weight_decay", "weight_decay")):
-        assert optimiser.param_groups[-1][field] == folder.facts.get(key, optimiser.param_groups[-1][field])
+        if key in folder.facts:
+            assert optimiser.param_groups[-1][field] == folder.facts[key]
     cfg = Config(model=model_cfg, optim=optim, prune=prune)
     return optimiser, make_schedule(optimiser, cfg, plain["max_train_step"])
 
