@@ -123,7 +123,7 @@ def test_three_lines_of_python_caption_a_picture(family: str, tmp_path: Path) ->
 
 
 def test_demo_says_what_a_relation_transformer_sees_and_writes_a_page(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     picture, extractor = Path(__file__).parents[1] / "docs/shapes.png", ShapeExtractor(SIZES["att_feat_size"])
     captioner = made(tmp_path, "ort", extractor=extractor)
@@ -135,6 +135,9 @@ def test_demo_says_what_a_relation_transformer_sees_and_writes_a_page(
     assert said in (tmp_path / "page/captions.html").read_text()
     with Image.open(tmp_path / "page/captions.png") as page:
         assert page.size[0] > 100
+    monkeypatch.setenv("PRUNELAB_RUNS", str(tmp_path))
+    demo.main([str(picture), *where[2:]])
+    assert capsys.readouterr().out.splitlines() == [f"model: {tmp_path / 'run/best'}", f"{picture}: {said}"]
 
 
 def test_boxes_matter_to_a_relation_transformer_and_mistakes_in_them_are_named(tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ def test_graphs_of_shared_layers_have_a_cache_for_each_depth(tmp_path: Path) -> 
 def test_a_packed_file_is_a_checkpoint_like_any_other_and_holds_no_table_of_positions(
     family: str, tmp_path: Path
 ) -> None:
-    captioner = made(tmp_path, family, mask=MaskSpec(kind="fixed"))
+    captioner = made(tmp_path, family, mask=MaskSpec(kind="fixed"), extractor=ShapeExtractor(12))
     folder, some = captioner.save_pretrained(tmp_path / "model"), regions(2, 6)
     options = ExportOptions(model=str(folder), format="packed", output=str(tmp_path / "out/model.plp"))
     file = export.export(options)
@@ -90,4 +90,6 @@ def test_a_packed_file_is_a_checkpoint_like_any_other_and_holds_no_table_of_posi
     again = original.load(file)
     assert (again.config, again.mask) == (captioner.pruned().config, None)
     assert again.caption_features(**some) == captioner.caption_features(**some)
+    picture = Path(__file__).parents[1] / "docs/shapes.png"
+    assert again.caption(picture) == captioner.caption(picture), "the extractor went along"
     assert Captioner.from_pretrained(again.save_pretrained(tmp_path / "back")).config == again.config

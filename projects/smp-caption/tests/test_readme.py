@@ -74,18 +74,24 @@ def test_the_number_of_commands() -> None:
     assert len(list(commands())) > 20
 
 
-@pytest.mark.parametrize("line", [line for line in lines() if line.startswith("python scripts/")])
+def test_every_command_runs_in_the_environment_of_uv() -> None:
+    bodies = "".join(body for language, body in FENCE.findall(README) if language == "sh")
+    for line in bodies.replace("\\\n", " ").splitlines():
+        assert line.startswith(("uv run ", "first=$(uv run "))
+
+
+@pytest.mark.parametrize("line", [line for line in lines() if line.startswith("uv run python scripts/")])
 def test_programs_of_the_original_are_understood(
     line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = shlex.split(line, comments=True)[1:]
+    words = shlex.split(line, comments=True)[3:]
     monkeypatch.setattr(sys, "argv", [*words, "--dry-run"])
     runpy.run_path(str(PROJECT / words[0]), run_name="__main__")
     assert capsys.readouterr().out.strip()
 
 
 def test_launch_files_are_called_with_configurations_that_are_there() -> None:
-    called = [line for line in lines() if line.startswith(("sh ", "sbatch ", "first="))]
+    called = [line for line in lines() if line.startswith(("uv run sh ", "uv run sbatch ", "first="))]
     assert len(called) == 5
     for line in called:
         for word in re.findall(r"(?:config|scripts)/\S+", line):

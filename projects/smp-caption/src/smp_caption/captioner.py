@@ -118,9 +118,7 @@ class PictureReader(ABC):
         single = isinstance(pictures, str | Path | Image.Image)
         each = [pictures] if single else list(pictures)
         if self.extractor is None:
-            raise UserError(
-                "this model was trained on given features and holds no extractor: caption features instead"
-            )
+            raise UserError("this model reads features and holds no extractor: caption features instead")
         images = [p if isinstance(p, Image.Image) else read_picture(p) for p in each]
         relations = self.config.caption_model in RELATION_TRANSFORMERS
         found: list[str] = []

@@ -25,6 +25,8 @@ def demo(options: DemoOptions) -> dict[Path, str]:
         UserError: no model, no picture, or a model without an extractor.
     """
     model = Path(options.model) if options.model else newest_model()
+    if not options.model:
+        print(f"model: {model}")
     captioner = original.load(model, device=dist.start(options.device))
     pictures = [picture for name in options.files for picture in _pictures(Path(name))]
     captions = captioner.caption(pictures, beam_size=options.beam_size)

@@ -16,6 +16,7 @@ from prunelab.mask import MASK_SUFFIX, packed
 from smp_caption.captioner import Captioner, tokenizer_facts
 from smp_caption.cli import parse_export
 from smp_caption.evaluate import decode_options
+from smp_caption.features.extractor import has_extractor
 from smp_caption.files import original
 from smp_caption.files.onnx_beam import OnnxCaptioner
 from smp_caption.files.onnx_graphs import TOLERANCE, example_of, export_graphs
@@ -41,8 +42,9 @@ def export(options: ExportOptions) -> Path:
     ``original``: the original's state dict, masks included; ``sparse``: pruned weights as COO tensors;
     ``binary``: all weights, with masks rounded; ``packed``: a packed sparse file. Beside these four
     ``config.json`` and ``tokenizer/`` are written where there is no ``config.json``, since such a file loads
-    only with them. ``onnx``: a folder with graphs of the encoder and of a decoder step, whose captions are
-    compared with PyTorch's (`smp_caption.files.onnx_beam` captions with them).
+    only with them, and the extractor of a model that reads pictures. ``onnx``: a folder with graphs of the
+    encoder and of a decoder step, whose captions are compared with PyTorch's
+    (`smp_caption.files.onnx_beam` captions with them).
 
     Raises:
         UserError: no such model, or one without masks where masks are needed.
@@ -84,7 +86,9 @@ def export(options: ExportOptions) -> Path:
 
 
 def _describe(captioner: Captioner, source: Path, folder: Path) -> None:
-    """Write what the original needs beside its weights, unless it is there."""
+    """Write what weights alone do not tell, unless it is there."""
+    if captioner.extractor is not None and not has_extractor(folder):
+        captioner.extractor.save(folder)
     if (folder / original.CONFIG).is_file():
         return
     cfg = original.fitted(original.run_config(source.parent), captioner)
