@@ -165,16 +165,35 @@ def _batches(records: Sequence[CaptionRecord], size: int) -> Iterator[Sequence[C
 def _read(
     batch: Sequence[CaptionRecord], options: ExtractOptions
 ) -> tuple[list[Image.Image], list[np.ndarray] | None]:
-    """Pictures, and their boxes relative to the pictures' sizes where boxes are given."""
+    """Pictures, and their boxes relative to the pictures' sizes where boxes are given, cut at the edges.
+
+    Raises:
+        UserError: a picture is missing or damaged, or boxes are, or do not lie in their picture.
+    """
     pictures = [read_picture(record.path) for record in batch]
     if not options.boxes:
         return pictures, None
     source = open_features(options.boxes)
-    sizes = (np.array([picture.width, picture.height] * 2) for picture in pictures)
-    boxes = [source.get(record.image_id) / size for record, size in zip(batch, sizes, strict=True)]
-    if any(each.shape[1] != 4 for each in boxes):
-        raise UserError(f"{options.boxes}: rows of {boxes[0].shape[1]} numbers, expected x1, y1, x2, y2")
+    boxes = []
+    for record, picture in zip(batch, pictures, strict=True):
+        where = f"{options.boxes}: image {record.image_id} ({record.file})"
+        boxes.append(_relative(source.get(record.image_id), picture.size, where))
     return pictures, boxes
+
+
+def _relative(boxes: np.ndarray, size: tuple[int, int], where: str) -> np.ndarray:
+    """Boxes (S, 4) in pixels relative to a picture of some width and height; a pixel over an edge is cut."""
+    if boxes.shape[1] != 4:
+        raise UserError(f"{where}: rows of {boxes.shape[1]} numbers, expected x1, y1, x2, y2")
+    sides = np.array([*size, *size])
+    right = (boxes[:, :2] < boxes[:, 2:]).all(axis=1) & ((boxes >= -1) & (boxes <= sides + 1)).all(axis=1)
+    if not right.all():
+        row = int(np.argmin(right))
+        raise UserError(
+            f"{where}: box {row} is {boxes[row].tolist()}, expected x1, y1, x2, y2 in pixels inside the "
+            f"picture: 0 <= x1 < x2 <= {size[0]}, 0 <= y1 < y2 <= {size[1]}"
+        )
+    return np.clip(boxes / sides, 0, 1)
 
 
 def _report(output: Path, extractor: Extractor, count: int, seconds: float) -> None:

@@ -303,6 +303,13 @@ def test_mistakes_of_the_command_are_one_line(
     words = ["--backbone", "resnet8_cifar", "--scales", "16:1", "--output", str(tmp_path / "out")]
     extract.main(["--images", str(pictures / "val"), *words])
     (tmp_path / "empty").mkdir()
+    (tmp_path / "boxes").mkdir()
+    for number in range(4):
+        np.save(
+            tmp_path / f"boxes/{number}.npy",
+            np.array([[-0.5, 0, 16.5, 9], [0, 0, 9, 16 + 9 * (number == 2)]]),
+        )
+    outside = ["--images", str(pictures / "val"), "--boxes", str(tmp_path / "boxes")]
     capsys.readouterr()
     for arguments, said in (
         (
@@ -322,6 +329,10 @@ def test_mistakes_of_the_command_are_one_line(
         (
             ["--images", str(pictures / "val"), *words, "--scales", "4:1"],
             "expected SIDE:CELLS with SIDE >= 8",
+        ),
+        (
+            [*outside, *words[:-1], str(tmp_path / "cut")],
+            r"boxes: image 2 \(\d+.png\): box 1 is \[0.0, 0.0, 9.0, 25.0\], expected .* y2 <= 16",
         ),
         (words, "extract needs either --images DIR or --dataset-json FILE"),
     ):
