@@ -48,7 +48,7 @@ def test_a_snapshot_shows_what_was_touched(tmp_path: Path) -> None:
 
 def test_the_disk_is_full_at_one_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fill_disk(monkeypatch, at=2)
-    save = vars(checkpoint)["save_file"]
+    save = vars(checkpoint)["save_tensors"]
     save({}, tmp_path / "first")
     with pytest.raises(OSError, match="No space left"):
         save({}, tmp_path / "second")

@@ -61,7 +61,7 @@ def cut(path: Path) -> None:
 
 def fill_disk(monkeypatch: pytest.MonkeyPatch, *, at: int) -> None:
     """Let the checkpoint of this number, from 1, find the disk full half-way."""
-    save, count = checkpoint.save_file, 0  # pyright: ignore[reportPrivateImportUsage]
+    save, count = checkpoint.save_tensors, 0  # pyright: ignore[reportPrivateImportUsage]
 
     def full(tensors: Any, path: Any, *rest: Any, **more: Any) -> None:
         nonlocal count
@@ -71,4 +71,4 @@ def fill_disk(monkeypatch: pytest.MonkeyPatch, *, at: int) -> None:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         save(tensors, path, *rest, **more)
 
-    monkeypatch.setattr(checkpoint, "save_file", full)
+    monkeypatch.setattr(checkpoint, "save_tensors", full)

@@ -349,3 +349,10 @@ def test_a_name_that_is_taken_gets_a_number() -> None:
     assert free_name("cat", []) == "cat"
     assert free_name("cat", ["cat", "cat3"]) == "cat2"
     assert free_name("cat", {"cat", "cat2"}) == "cat3"
+
+
+def test_a_file_of_tensors_may_be_read_by_whom_any_new_file_may(tmp_path: Path) -> None:
+    (tmp_path / "plain").touch()
+    util.save_tensors({"a": torch.ones(2)}, tmp_path / "new.safetensors", {"by": "me"})
+    assert (tmp_path / "new.safetensors").stat().st_mode == (tmp_path / "plain").stat().st_mode
+    assert safetensors.torch.load_file(tmp_path / "new.safetensors")["a"].tolist() == [1, 1]

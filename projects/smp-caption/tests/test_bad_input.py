@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import safetensors.torch
 import torch
 import yaml
 
+from prunelab import hub
 from prunelab.checkpoint import listed, verify
 from smp_caption import convert, demo, export, test, train
 from testing.mistakes import Fails, cut, fill_disk, snapshot
@@ -358,7 +358,7 @@ def test_a_full_disk_while_a_model_folder_is_written_keeps_the_earlier_one(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr(safetensors.torch, "save_file", full)
+        patch.setattr(hub, "save_tensors", full)
         words = command(run, "--max-steps", "24", "--resume")
         fails(train.main, words, "cannot be written: No space left on device")
     assert snapshot(run / "last") | snapshot(run / "checkpoints") == before

@@ -26,11 +26,10 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from prunelab.errors import UserError
 from prunelab.seed import derive, preserved, seed_all
-from prunelab.util import atomic_folder, human_bytes, read_json, recover_folder, sha256_file
+from prunelab.util import atomic_folder, human_bytes, read_json, recover_folder, save_tensors, sha256_file
 
 FORMAT = 1
 """Version of the layout above."""
@@ -204,7 +203,7 @@ def write(
     reached("write: begin")
     try:
         with atomic_folder(target) as folder:
-            save_file(tensors, folder / "tensors.safetensors")
+            save_tensors(tensors, folder / "tensors.safetensors")
             reached("write: tensors")
             (folder / "state.json").write_text(json.dumps(plain, allow_nan=False))
             (folder / "structure.json").write_text(json.dumps(packed_structure, allow_nan=False))

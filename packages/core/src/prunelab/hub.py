@@ -20,7 +20,15 @@ from torch import Tensor
 
 from prunelab.config import to_plain, yaml_text
 from prunelab.errors import UserError
-from prunelab.util import StrPath, atomic_folder, human_count, read_json, recover_folder, write_json
+from prunelab.util import (
+    StrPath,
+    atomic_folder,
+    human_count,
+    read_json,
+    recover_folder,
+    save_tensors,
+    write_json,
+)
 
 if TYPE_CHECKING:
     from typing import Self
@@ -98,12 +106,10 @@ def save_model_folder(
         "shared": shared,
         "files": [CONFIG_FILE, WEIGHTS_FILE, CARD_FILE, *extra],
     }
-    from safetensors.torch import save_file
-
     with atomic_folder(target) as new:
         for name in kept:
             _copy(target / name, new / name)
-        save_file(tensors, new / WEIGHTS_FILE, metadata={"format": "pt"})
+        save_tensors(tensors, new / WEIGHTS_FILE, metadata={"format": "pt"})
         for name, source in extra.items():
             _put(new / name, source)
         _put(new / CARD_FILE, card or model_card(kind, config=config, state=state))

@@ -254,6 +254,21 @@ def in_parts(work: Callable[[int, int], object], items: int, threads: int = 2, *
         other.result()
 
 
+def save_tensors(tensors: Mapping[str, Any], path: StrPath, metadata: dict[str, str] | None = None) -> None:
+    """Write a safetensors file that others may read as they may any new file.
+
+    safetensors writes a temporary file and renames it, which leaves the permissions of a temporary file: the
+    owner's alone.
+    """
+    from safetensors.torch import save_file
+
+    target = Path(path)
+    target.touch()
+    mode = target.stat().st_mode
+    save_file(dict(tensors), target, metadata=metadata)
+    target.chmod(mode)
+
+
 def sha256_file(path: StrPath) -> str:
     """The SHA-256 of a file's bytes, as 64 hexadecimal digits."""
     with open(path, "rb") as file:

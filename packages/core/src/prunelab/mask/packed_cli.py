@@ -14,7 +14,7 @@ from prunelab.errors import UserError
 from prunelab.mask import packed
 from prunelab.mask.files import load_state
 from prunelab.mask.packed_codec import SparseTensor, drop, negative_zeros, same_bits, to_sparse
-from prunelab.util import atomic_write, human_bytes
+from prunelab.util import atomic_write, human_bytes, save_tensors
 
 _NOT_IN_SAFETENSORS = (torch.complex128,)
 
@@ -68,8 +68,6 @@ def unpack(inp: Path, out: Path, *, limit: int | None = None) -> None:
     Raises:
         UserError: a broken file, another suffix, or a dtype that safetensors does not have.
     """
-    from safetensors.torch import save_file
-
     _check_paths(inp, out)
     if out.suffix != ".safetensors":
         raise UserError(f"{out}: has the suffix {out.suffix!r}: expected a name that ends in .safetensors")
@@ -80,7 +78,7 @@ def unpack(inp: Path, out: Path, *, limit: int | None = None) -> None:
     state = opened.dense()
     texts = {k: v if isinstance(v, str) else json.dumps(v) for k, v in opened.metadata.items()}
     with atomic_write(out) as file:
-        save_file(state, file.name, metadata=texts or None)
+        save_tensors(state, file.name, metadata=texts or None)
     print(f"{out}: {len(state)} tensors, {human_bytes(_size(out))} (packed {human_bytes(opened.size)})")
 
 

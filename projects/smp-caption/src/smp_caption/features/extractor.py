@@ -23,7 +23,7 @@ from prunelab.data.synthetic import find_regions
 from prunelab.errors import UserError
 from prunelab.hub import load_state
 from prunelab.mask import files
-from prunelab.util import read_json
+from prunelab.util import read_json, save_tensors
 from smp_caption.features.backbones import IMAGENET_MEAN, IMAGENET_STD, build_backbone
 
 CONFIG_FILE = "extractor.json"
@@ -167,13 +167,11 @@ class Extractor:
 
     def save(self, folder: Path) -> None:
         """Write ``extractor.json`` and ``extractor.safetensors`` into `folder`."""
-        from safetensors.torch import save_file
-
         folder.mkdir(parents=True, exist_ok=True)
         state = {
             f"network.{key}": value.cpu().contiguous() for key, value in self.network.state_dict().items()
         }
-        save_file({**state, "mean": self.mean, "std": self.std}, folder / WEIGHTS_FILE)
+        save_tensors({**state, "mean": self.mean, "std": self.std}, folder / WEIGHTS_FILE)
         text = json.dumps({"format": FORMAT, **asdict(self.config)}, indent=2)
         (folder / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
 
