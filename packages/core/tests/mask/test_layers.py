@@ -375,3 +375,12 @@ def test_unfit_specs_are_refused(fields: dict[str, object], message: str) -> Non
 def test_a_layer_says_what_mask_it_has() -> None:
     layer = MaskedLinear(3, 2, mask=SUPER)
     assert str(layer) == "MaskedLinear(in_features=3, out_features=2, bias=True, mask=supermask)"
+
+
+def test_an_embedding_that_is_drawn_once_can_be_compiled() -> None:
+    layer = MaskedEmbedding(9, 40, mask=MaskSpec(init=0.0))
+    ids, compiled = torch.tensor([1, 5, 1]), torch.compile(layer, backend="eager")
+    with draw_once(layer):
+        rows = compiled(ids)
+        assert torch.equal(rows, layer(ids))
+    assert (rows == 0).any()

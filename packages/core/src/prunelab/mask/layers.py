@@ -9,7 +9,7 @@ equal weights.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -222,7 +222,8 @@ class MaskedEmbedding(Masked, nn.Embedding):
         if "weight" in held.samples:
             return held.samples["weight"][ids]
         logits = self.mask_of("weight").detach()
-        with torch.inference_mode(mode=False):  # a later call may write to them outside of that mode
+        # A later call may write to them outside of that mode, which a compiler does not know how to leave.
+        with nullcontext() if torch.compiler.is_compiling() else torch.inference_mode(mode=False):
             if held.rows is None:
                 drawn = torch.zeros(len(logits), dtype=torch.bool, device=logits.device)
                 held.rows = (drawn, torch.empty_like(logits, dtype=torch.bool))
