@@ -27,6 +27,7 @@ from prunelab.decode import DecodeOptions, decode
 from prunelab.errors import UserError
 from prunelab.hub import load_model_folder, model_card, note_facts, save_model_folder
 from prunelab.mask import MaskSpec, apply_masks
+from prunelab.modes import evaluating
 from smp_caption.config import RELATION_TRANSFORMERS, UP_DOWN, DecodeConfig, ModelConfig
 from smp_caption.evaluate import decode_options
 from smp_caption.features.extractor import Extractor, has_extractor
@@ -180,14 +181,9 @@ class Captioner(PictureReader):
     @torch.inference_mode()
     def search(self, pictures: Pictures, options: DecodeOptions) -> list[list[int]]:
         """See `PictureReader.search`."""
-        was_training = self.model.training
-        self.model.eval()
-        try:
-            with self.model.prepared():
-                inputs = Inputs.of(pictures.batch(self.config)._asdict(), self.device)
-                found = decode(self.model.step, self.model.begin(inputs), options)
-        finally:
-            self.model.train(was_training)
+        with evaluating(self.model), self.model.prepared():
+            inputs = Inputs.of(pictures.batch(self.config)._asdict(), self.device)
+            found = decode(self.model.step, self.model.begin(inputs), options)
         return found.tokens[:, 0].tolist()
 
     def save_pretrained(self, folder: str | Path, *, extra: Mapping[str, Any] | None = None) -> Path:

@@ -17,13 +17,14 @@ from statistics import fmean
 from typing import Any
 
 from prunelab.caption.split import SCORE_COLUMNS
+from prunelab.doors import runs_root
 from prunelab.errors import UserError, entry
 from prunelab.mask import MASK_SUFFIX, SparsityReport, report
 from prunelab.report import Cell, result_table
 from prunelab.util import atomic_write, read_json
 from smp_caption.cli import parse_collect_captions, parse_collect_scores
 from smp_caption.files import original
-from smp_caption.lowering import runs_root, start_place
+from smp_caption.lowering import start_place
 from smp_caption.options import CollectCaptionsOptions, CollectScoresOptions
 from smp_caption.tokenizer import CAPTIONS_FILE, FOLDER
 

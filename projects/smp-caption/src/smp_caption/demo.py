@@ -7,11 +7,11 @@ from pathlib import Path
 
 from prunelab import dist
 from prunelab.data.captions import open_pictures
+from prunelab.doors import newest_model, runs_root
 from prunelab.errors import UserError, entry
 from prunelab.report import gallery
 from smp_caption.cli import parse_demo
 from smp_caption.files import original
-from smp_caption.lowering import runs_root
 from smp_caption.options import DemoOptions
 
 
@@ -24,7 +24,9 @@ def demo(options: DemoOptions) -> dict[Path, str]:
     Raises:
         UserError: no model, no picture, or a model without an extractor.
     """
-    model = Path(options.model) if options.model else newest_model()
+    model = Path(options.model) if options.model else newest_model(runs_root())
+    if model is None:
+        raise UserError(f"{runs_root()} holds no trained model: run `train` first, or name one with --model")
     if not options.model:
         print(f"model: {model}")
     captioner = original.load(model, device=dist.start(options.device))
@@ -44,19 +46,6 @@ def demo(options: DemoOptions) -> dict[Path, str]:
 
 def _pictures(path: Path) -> list[Path]:
     return [record.path for record in open_pictures(path).records] if path.is_dir() else [path]
-
-
-def newest_model() -> Path:
-    """The best model of the newest run in the folder of runs.
-
-    Raises:
-        UserError: there is no run.
-    """
-    root = runs_root()
-    found = [*root.glob("*/best/config.json"), *root.glob("*/*/best/config.json")]
-    if not found:
-        raise UserError(f"{root} holds no trained model: run `train` first, or name one with --model")
-    return max(found, key=lambda file: file.stat().st_mtime).parent
 
 
 @entry

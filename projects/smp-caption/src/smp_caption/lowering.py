@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from prunelab.config import Flat, load_config, to_plain
-from prunelab.doors import apply_pairs, did_you_mean, read_yaml
+from prunelab.doors import apply_pairs, did_you_mean, read_yaml, runs_root
 from prunelab.errors import UserError
 from smp_caption.config import UP_DOWN, Config, QuirksConfig
 
@@ -194,8 +193,3 @@ def as_begun(cfg: Config, folder: Path) -> Config:
         return cfg
     first = load_config(Config, written).run.resume_training
     return replace(cfg, run=replace(cfg.run, resume_training=first))
-
-
-def runs_root() -> Path:
-    """Where runs lie that name no folder: PRUNELAB_RUNS, else ``runs`` in the working directory."""
-    return Path(os.environ.get("PRUNELAB_RUNS") or "runs")

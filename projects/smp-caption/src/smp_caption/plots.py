@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from prunelab.doors import runs_root
 from prunelab.errors import UserError, entry
 from prunelab.mask import MASK_SUFFIX, SparsityReport
 from prunelab.util import atomic_write
 from smp_caption.cli import parse_plot
 from smp_caption.collect import Result, best_of, collect, weights_of
-from smp_caption.lowering import runs_root
 from smp_caption.options import PlotOptions
 
 if TYPE_CHECKING:

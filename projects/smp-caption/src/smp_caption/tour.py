@@ -10,6 +10,7 @@ from pathlib import Path
 from prunelab import dist
 from prunelab.caption.split import best_constant_caption
 from prunelab.data.pictures import read_picture
+from prunelab.doors import runs_root
 from prunelab.report import gallery, latency, result_table
 from prunelab.tour import begin_tour, end_tour
 from prunelab.util import human_bytes, read_json, write_json
@@ -17,7 +18,7 @@ from smp_caption.captioner import Captioner
 from smp_caption.config import Config
 from smp_caption.data import CaptionData, open_data
 from smp_caption.finish import PACKED, PRUNED
-from smp_caption.lowering import TOUR_PRUNED, runs_root
+from smp_caption.lowering import TOUR_PRUNED
 
 RESULTS = "tour.json"
 SHOWN = 12
