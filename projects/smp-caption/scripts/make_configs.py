@@ -374,7 +374,7 @@ def ort_on_flickr1k() -> Iterator[tuple[str, str, Texts]]:
         "lr_scheduler": "step",
         "learning_rate": "0.00002",
         "learning_rate_decay_start": "-1",
-        "max_epochs": "4",
+        "max_epochs": "2",
         "save_checkpoint_every": "50",
         "scst_start_epoch": "0",
         "scst_num_samples": "5",
