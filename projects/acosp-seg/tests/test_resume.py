@@ -50,7 +50,7 @@ def words(command: Callable[..., list[str]], tmp_path: Path) -> Callable[..., li
 
 
 @pytest.fixture
-def of_kind(words: Callable[..., list[str]], tmp_path: Path) -> Callable[..., Run]:
+def run_of(words: Callable[..., list[str]], tmp_path: Path) -> Callable[..., Run]:
     """Gives the short runs of a kind, for the checks of `testing.killing`."""
 
     def build(kind: str, *extra: str) -> Run:
@@ -74,9 +74,9 @@ def of_kind(words: Callable[..., list[str]], tmp_path: Path) -> Callable[..., Ru
     ],
 )
 def test_a_run_killed_at_any_stage_and_resumed_ends_with_the_same_files(
-    kind: str, first: int, every: int, killer: Killer, of_kind: Callable[..., Run]
+    kind: str, first: int, every: int, killer: Killer, run_of: Callable[..., Run]
 ) -> None:
-    check_killed_at_stages(killer, of_kind(kind), first=first, every=every, least=60)
+    check_killed_at_stages(killer, run_of(kind), first=first, every=every, least=60)
 
 
 @pytest.mark.parametrize("kind", ["refilled", "slim", pytest.param("pruned", marks=pytest.mark.slow)])
@@ -93,13 +93,13 @@ def test_a_run_stopped_after_any_step_goes_on_with_the_same_weights(
 
 
 def test_a_run_killed_again_and_again_ends_with_the_same_files(
-    killer: Killer, of_kind: Callable[..., Run]
+    killer: Killer, run_of: Callable[..., Run]
 ) -> None:
-    check_killed_again_and_again(killer, of_kind("pruned"), lambda start: 21 + start % 5 + start // 4)
+    check_killed_again_and_again(killer, run_of("pruned"), lambda start: 21 + start % 5 + start // 4)
 
 
-def test_workers_change_nothing_also_across_a_kill(killer: Killer, of_kind: Callable[..., Run]) -> None:
-    check_killed_with_workers(killer, of_kind("pruned"), of_kind("pruned", "workers", "2"))
+def test_workers_change_nothing_also_across_a_kill(killer: Killer, run_of: Callable[..., Run]) -> None:
+    check_killed_with_workers(killer, run_of("pruned"), run_of("pruned", "workers", "2"))
 
 
 def test_a_finished_run_resumed_makes_no_step_and_changes_nothing(

@@ -71,7 +71,7 @@ def run(valued: Values, tmp_path: Path) -> Callable[..., Path]:
     return start
 
 
-def of_kind(run: Callable[..., Path], kind: str, **more: Any) -> Run:
+def run_of(run: Callable[..., Path], kind: str, **more: Any) -> Run:
     """Runs of one kind, for the checks of `testing.killing`."""
     return lambda folder, resume: left(run(folder, kind, **more, **({"resume": True} if resume else {})))
 
@@ -89,7 +89,7 @@ def of_kind(run: Callable[..., Path], kind: str, **more: Any) -> Run:
 def test_a_run_killed_at_any_stage_and_resumed_ends_with_the_same_files(
     kind: str, first: int, every: int, killer: Killer, run: Callable[..., Path]
 ) -> None:
-    check_killed_at_stages(killer, of_kind(run, kind), first=first, every=every, least=30)
+    check_killed_at_stages(killer, run_of(run, kind), first=first, every=every, least=30)
 
 
 @pytest.mark.slow
@@ -97,7 +97,7 @@ def test_a_run_killed_again_and_again_ends_with_the_same_files(
     killer: Killer, run: Callable[..., Path]
 ) -> None:
     check_killed_again_and_again(
-        killer, of_kind(run, "fixed"), lambda start: 9 + start % 5 + 2 * start, least=2
+        killer, run_of(run, "fixed"), lambda start: 9 + start % 5 + 2 * start, least=2
     )
 
 
@@ -163,7 +163,7 @@ def test_weights_to_start_from_are_not_needed_to_go_on(run: Callable[..., Path],
 
 
 def test_workers_change_nothing_also_across_a_kill(killer: Killer, run: Callable[..., Path]) -> None:
-    check_killed_with_workers(killer, of_kind(run, "fixed"), of_kind(run, "fixed", num_workers=1), share=0.75)
+    check_killed_with_workers(killer, run_of(run, "fixed"), run_of(run, "fixed", num_workers=1), share=0.75)
 
 
 @pytest.mark.slow

@@ -77,7 +77,7 @@ def run(full: Finished, pruning: Values, tmp_path: Path) -> Callable[..., Path]:
     return start
 
 
-def of_kind(run: Callable[..., Path], kind: str, **more: Any) -> Run:
+def run_of(run: Callable[..., Path], kind: str, **more: Any) -> Run:
     """Runs of one kind, for the checks of `testing.killing`."""
     return lambda folder, resume: left(run(folder, kind, **more, **({"resume": True} if resume else {})))
 
@@ -95,7 +95,7 @@ def of_kind(run: Callable[..., Path], kind: str, **more: Any) -> Run:
 def test_a_run_killed_at_any_stage_and_resumed_ends_with_the_same_files(
     kind: str, first: int, every: int, killer: Killer, run: Callable[..., Path]
 ) -> None:
-    check_killed_at_stages(killer, of_kind(run, kind), first=first, every=every, least=40)
+    check_killed_at_stages(killer, run_of(run, kind), first=first, every=every, least=40)
 
 
 @pytest.mark.slow
@@ -103,7 +103,7 @@ def test_a_run_killed_again_and_again_ends_with_the_same_files(
     killer: Killer, run: Callable[..., Path]
 ) -> None:
     check_killed_again_and_again(
-        killer, of_kind(run, "fixed"), lambda start: 13 + start % 5 + 2 * start, least=3
+        killer, run_of(run, "fixed"), lambda start: 13 + start % 5 + 2 * start, least=3
     )
 
 
@@ -167,7 +167,7 @@ def test_a_signal_stops_a_run_and_nothing_is_lost(
 
 
 def test_workers_change_nothing_also_across_a_kill(killer: Killer, run: Callable[..., Path]) -> None:
-    check_killed_with_workers(killer, of_kind(run, "fixed"), of_kind(run, "fixed", workers=1), share=0.75)
+    check_killed_with_workers(killer, run_of(run, "fixed"), run_of(run, "fixed", workers=1), share=0.75)
 
 
 @pytest.mark.slow

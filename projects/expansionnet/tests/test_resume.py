@@ -51,7 +51,7 @@ def begin(kind: str, preset: str, finished: Callable[..., Path]) -> tuple[str, .
 
 
 @pytest.fixture
-def of_kind(tmp_path: Path, command: Command, finished: Callable[..., Path]) -> Callable[..., Run]:
+def run_of(tmp_path: Path, command: Command, finished: Callable[..., Path]) -> Callable[..., Run]:
     """Gives the short runs of a kind, for the checks of `testing.killing`."""
 
     def build(kind: str = "xe", preset: str = "fixed", *extra: str) -> Run:
@@ -80,20 +80,20 @@ def of_kind(tmp_path: Path, command: Command, finished: Callable[..., Path]) -> 
     ],
 )
 def test_a_run_killed_at_any_stage_and_resumed_ends_with_the_same_files(
-    kind: str, preset: str, first: int, every: int, killer: Killer, of_kind: Callable[..., Run]
+    kind: str, preset: str, first: int, every: int, killer: Killer, run_of: Callable[..., Run]
 ) -> None:
-    check_killed_at_stages(killer, of_kind(kind, preset), first=first, every=every, least=40)
+    check_killed_at_stages(killer, run_of(kind, preset), first=first, every=every, least=40)
 
 
 def test_a_run_killed_again_and_again_ends_with_the_same_files(
-    killer: Killer, of_kind: Callable[..., Run]
+    killer: Killer, run_of: Callable[..., Run]
 ) -> None:
-    check_killed_again_and_again(killer, of_kind(), lambda start: 22 + start % 5 + start // 2)
+    check_killed_again_and_again(killer, run_of(), lambda start: 22 + start % 5 + start // 2)
 
 
-def test_workers_change_nothing_also_across_a_kill(killer: Killer, of_kind: Callable[..., Run]) -> None:
-    two, one = (of_kind("xe", "fixed", "--workers", count) for count in "21")
-    check_killed_with_workers(killer, of_kind(), two, resumed=one)
+def test_workers_change_nothing_also_across_a_kill(killer: Killer, run_of: Callable[..., Run]) -> None:
+    two, one = (run_of("xe", "fixed", "--workers", count) for count in "21")
+    check_killed_with_workers(killer, run_of(), two, resumed=one)
 
 
 def test_a_finished_run_resumed_makes_no_step_and_changes_nothing(tmp_path: Path, command: Command) -> None:

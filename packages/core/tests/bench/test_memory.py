@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -37,16 +38,22 @@ def test_where_memory_is_not_told_the_row_is_left_out(monkeypatch: pytest.Monkey
         in_fresh_process(peak_resident)
 
 
-def held(side: str, size: int, threads: int) -> int:
-    assert torch.get_num_threads() >= threads  # of a figure's side nothing else is asked
-    return peak_above(lambda: len(np.ones(size * (1 if side == "ours" else 3), np.uint8)))
-
-
 @pytest.mark.skipif(not memory.STATUS.exists(), reason="this system does not tell a process's memory")
-def test_both_sides_of_a_figure_are_measured_in_processes_of_their_own() -> None:
-    figure = peak_figure("ones", held, LARGE, most=0.5, note="bytes")
-    assert 0.9 * 64 < figure.ours < 1.2 * 64
-    assert figure.reference is not None
-    assert 0.9 * 192 < figure.reference < 1.2 * 192
-    assert (figure.unit, figure.at_most) == ("MiB", 0.5 * figure.reference)
-    assert peak_figure("ones", held, LARGE, note="bytes").at_most is None
+def test_a_call_s_peak_is_what_it_needs_beyond_what_was_there() -> None:
+    needed = in_fresh_process(peak_above, partial(np.ones, LARGE, np.uint8))
+    assert 0.9 * LARGE < needed < 1.2 * LARGE
+
+
+def test_a_figure_says_both_sides_and_the_goal_in_mebibytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def peak_of(side: str, size: int, threads: int) -> int:
+        asked.append((side, size, threads))
+        return {"ours": 2, "reference": 3}[side] * size
+
+    monkeypatch.setattr(memory, "in_fresh_process", lambda work, *args: work(*args))
+    figure = peak_figure("ones", peak_of, LARGE, most=0.5, note="bytes")
+    threads = torch.get_num_threads()
+    assert asked == [("ours", LARGE, threads), ("reference", LARGE, threads)]
+    assert (figure.ours, figure.reference, figure.unit, figure.at_most) == (128, 192, "MiB", 96)
+    assert peak_figure("ones", peak_of, LARGE, note="bytes").at_most is None
